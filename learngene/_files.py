@@ -1,0 +1,121 @@
+"""Files written whole or not at all, and folders of safetensors + JSON: the only formats the library saves models in."""
+import json
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+TENSORS, CONFIG, SCHEMA = "model.safetensors", "config.json", 1
+
+
+def write_atomic(path, text):
+    "Write `text` to `path` so that a reader, or a crash, sees the old file or the new one, never a part."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+@contextmanager
+def atomic_folder(path):
+    "A folder to fill that takes the place of `path` when the block ends well, and vanishes when it does not."
+    path = Path(path)
+    if path.is_file():
+        raise ValueError(f"{path} is a file; give the name of a folder.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+            os.replace(path, old / "was")
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def save_tensors(path, format, tensors, config):
+    "Save a dict of tensors and a JSON-able config as folder `path`, marked as `format`."
+    from safetensors.torch import save_file
+
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    with atomic_folder(path) as folder:
+        save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
+        text = json.dumps(dict(format=format, schema=SCHEMA, **config), indent=1)
+        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    return Path(path)
+
+
+def load_tensors(path, format):
+    "Read back what `save_tensors` wrote: `(tensors, config)`; anything else is a ValueError that says what is wrong."
+    path = Path(path)
+    config = read_config(path, format)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = path / TENSORS
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} has a {CONFIG} but no {TENSORS}: copy the whole folder.")
+    try:
+        return load_file(file), config
+    except (SafetensorError, ValueError) as e:
+        raise ValueError(f"{file} is truncated or not a safetensors file ({e}); fetch or save it again.") from None
+
+
+def read_config(path, format):
+    "The JSON config of folder `path`, checked to be of the wanted format and schema."
+    path = Path(path)
+    file = path / CONFIG
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no folder {path}.")
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} has no {CONFIG}: it was not saved by learngene.")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ValueError(f"{file} is truncated or not JSON ({e}); fetch or save it again.") from None
+    found = config.get("format") if isinstance(config, dict) else None
+    if found != format:
+        raise ValueError(f"{file} is of format {found!r}, wanted {format!r}.")
+    if config.get("schema") != SCHEMA:
+        raise ValueError(f"{file} has schema {config.get('schema')}, this version reads {SCHEMA}: update learngene.")
+    return config
+
+
+def near(name, names):
+    "` (did you mean 'x'?)` when one of `names` is close to `name`, else ``."
+    import difflib
+
+    close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def project_root(start=None):
+    "The checkout that holds `settings.ini` of learngene, looked for upward from `start`, the current folder and this file; None without one."
+    for origin in filter(None, (start, Path.cwd(), Path(__file__))):
+        for folder in (Path(origin).resolve(), *Path(origin).resolve().parents):
+            ini = folder / "settings.ini"
+            if ini.is_file() and "lib_name = learngene" in ini.read_text(encoding="utf-8"):
+                return folder
+    return None
+
+
+def cache_folder():
+    "Where ancestries and checkpoints are kept: `$LEARNGENE_HOME`, by default `~/.cache/learngene`."
+    return Path(os.environ.get("LEARNGENE_HOME", "~/.cache/learngene")).expanduser()

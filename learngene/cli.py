@@ -1,0 +1,212 @@
+"""The `learngene` command: run the paper's tables and figures, single recipes, and reports."""
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from ._files import near, project_root
+
+
+def main(argv=None):
+    "Entry point; the exit status is 0, or 1 with one line that says what went wrong."
+    args = _parser().parse_args(argv)
+    try:
+        args.do(args)
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; what is finished is kept, and the same command goes on from there")
+    except (ValueError, TypeError, OSError, RuntimeError) as e:
+        sys.exit(f"learngene: {e}")
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="learngene", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, do, help):
+        p = commands.add_parser(name, help=help, description=help)
+        p.set_defaults(do=do)
+        return p
+
+    p = command("run", _run, "Run a table or figure of the paper (a notebook of nbs/paper), or all of them.")
+    p.add_argument("table", help="name of a paper notebook, e.g. table2, or all")
+    p.add_argument("--profile", default="digits", help="folder of recipes (default: digits)")
+    p.add_argument("--dry-run", action="store_true", help="list the runs, and which of them have a record; run nothing")
+    p.add_argument("--fresh", action="store_true", help="do not use the committed records: run everything on this machine")
+    p.add_argument("--workers", type=int, default=0, help="runs side by side (default: cores, or 1 on a GPU)")
+    p.add_argument("--results", default="", help="folder for results (default: results/ of the checkout)")
+    p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another parameter of the notebook")
+
+    p = command("train", _train, "Run one recipe and print its test accuracy.")
+    p.add_argument("recipe", help="a YAML file, or the name of one that comes with the library, e.g. digits/ancestry")
+    p.add_argument("--save", help="folder for the trained model")
+    p.add_argument("--results", default="", help="folder of the ledger (default: results/runs of the checkout)")
+    p.add_argument("--again", action="store_true", help="run even if there is a record")
+
+    p = command("report", _report, "Write results/PROFILE/report.html from what has been run.")
+    p.add_argument("--profile", default="digits")
+    p.add_argument("--results", default="")
+
+    p = command("commit", _commit, "Move your records of a profile to its committed ones, results/PROFILE/records (for maintainers).")
+    p.add_argument("--profile", default="digits")
+    p.add_argument("--results", default="")
+
+    p = command("list", _list, "List paper notebooks, profiles, methods, data sets and ancestries.")
+    return parser
+
+
+def notebooks():
+    "The paper notebooks: name -> path, in the paper's order. FileNotFoundError outside a checkout."
+    root = project_root()
+    if root is None:
+        raise FileNotFoundError("the paper notebooks are not here: run this in a checkout of the project (the library alone has recipes, but no notebooks).")
+    found = {p.stem: p for p in (root / "nbs" / "paper").glob("*.ipynb")}
+    return dict(sorted(found.items(), key=lambda kv: (not kv[0].startswith("figure1"), kv[0])))
+
+
+def check_parameters(path, given):
+    "ValueError unless the notebook has one parameters cell and every given value is a known name of the right type."
+    import nbformat
+    from papermill.inspection import _infer_parameters
+
+    notebook = nbformat.read(path, as_version=4)
+    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise ValueError(f"{path} has {len(tagged)} cells tagged 'parameters', wanted exactly one.")
+    scope = {}
+    exec(tagged[0].source, scope)  # typed literals only
+    known = {p.name: scope[p.name] for p in _infer_parameters(notebook)}
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"{Path(path).name} has no parameter {name!r}{near(name, known)}; it has {', '.join(known)}.")
+        if type(value) is not type(known[name]):
+            raise ValueError(f"{Path(path).name}: {name} is {value!r}, wanted {type(known[name]).__name__}, as in {name}={known[name]!r}.")
+
+
+def run_notebook(path, output, parameters):
+    "Execute one paper notebook by papermill, with its output shown as it comes."
+    import logging
+
+    import papermill
+
+    check_parameters(path, parameters)
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    log = logging.getLogger("papermill")
+    log.handlers[:] = [_Plain()]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    papermill.execute_notebook(str(path), str(output), parameters, kernel_name="python3", cwd=str(Path(path).parent), log_output=True, progress_bar=False)
+
+
+def _Plain():
+    "A log handler that prints what notebooks print, and keeps papermill's own remarks to itself."
+    import logging
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            text = record.getMessage().rstrip()
+            if record.levelno >= logging.WARNING or (record.funcName == "log_output_message" and text and not text.startswith("<")):
+                print("    " + text.replace("\n", "\n    "), flush=True)
+
+    return Handler()
+
+
+def _parse_settings(pairs):
+    import yaml
+
+    out = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set wants NAME=VALUE, not {pair!r}.")
+        out[name] = yaml.safe_load(value)
+    return out
+
+
+def _run(args):
+    from .recipe import profiles
+
+    there = notebooks()
+    if args.table != "all" and args.table not in there:
+        raise ValueError(f"there is no table {args.table!r}{near(args.table, [*there, 'all'])}; there are {', '.join(there)}, and all.")
+    if args.profile not in profiles():
+        raise ValueError(f"there is no profile {args.profile!r}{near(args.profile, profiles())}; there are {', '.join(profiles())}.")
+    chosen = there if args.table == "all" else {args.table: there[args.table]}
+    parameters = dict(profile=args.profile, fresh=args.fresh, workers=args.workers, results=args.results) | _parse_settings(args.set)
+    for path in chosen.values():
+        check_parameters(path, parameters)
+    if args.dry_run:
+        return _dry_run(chosen, args)
+    from .report import write_report
+    from .tables import Results
+
+    folder, began = Results(args.profile, args.results).folder, time.time()
+    for i, (name, path) in enumerate(chosen.items(), 1):
+        print(f"({i}/{len(chosen)}) {name}", flush=True)
+        run_notebook(path, folder / "notebooks" / f"{name}.ipynb", parameters)
+    print(f"done in {time.time() - began:.0f} s; tables, figures and executed notebooks are in {folder}")
+    print(f"read {write_report(folder)}")
+
+
+def _dry_run(chosen, args):
+    from .recipe import Sweep, find_recipe
+    from .tables import Results
+
+    ledger, committed = Results(args.profile, args.results, args.fresh).ledger, Results(args.profile, args.results).ledger
+    total = 0.0
+    for name, path in chosen.items():
+        try:
+            cells = Sweep.load(find_recipe(f"{args.profile}/{name}")).cells()
+        except FileNotFoundError:
+            print(f"{name}: no runs of its own")
+            continue
+        print(f"{name}: {len(cells)} runs")
+        for labels, recipe in cells:
+            record, known = ledger.find(recipe.key), committed.find(recipe.key)
+            seconds = known["train_info"]["seconds"] if known else None
+            total += 0 if record or seconds is None else seconds
+            cost = "" if seconds is None else f", {seconds:.0f} s"
+            print(f"  {'has a record' if record else 'would run   '}  {', '.join(f'{k} {v}' for k, v in labels.items())}  "
+                  f"({recipe.data.name}, {recipe.train.epochs} epochs{cost})")
+    print(f"about {total:.0f} s of training would run, at the speed of the committed records")
+
+
+def _train(args):
+    from . import ledger, run
+
+    book = ledger.Ledger(args.results) if args.results else None
+    record = run.run(args.recipe, book, save=args.save, again=args.again)
+    print(f"{record['run_info']['name']}: {record['train_info']['test_accuracy']:.2%} of {record['meta_info']['data_sizes']['test']} test images")
+
+
+def _report(args):
+    from .report import write_report
+    from .tables import Results
+
+    print(write_report(Results(args.profile, args.results).folder))
+
+
+def _commit(args):
+    from .tables import Results
+
+    moved = Results(args.profile, args.results).ledger.commit()
+    print(f"{len(moved)} records moved")
+
+
+def _list(args):
+    from . import methods
+    from .ancestry import shipped
+    from .data import names
+    from .recipe import profiles
+
+    rows = {"profiles": profiles(), "methods": methods.names(), "data sets": names(), "ancestries": list(shipped())}
+    if project_root():
+        rows = {"tables and figures": list(notebooks())} | rows
+    for title, entries in rows.items():
+        print(f"{title}: {', '.join(entries)}")
+
+
+if __name__ == "__main__":
+    main()
