@@ -10,13 +10,13 @@ _API = {
     "ancestry": ["load_ancestry"],
     "density": ["mean_attention_distance"],
     "cluster": ["HeadCluster", "cluster_heads", "cluster_ffns"],
-    "condense": ["Learngene", "condense"],
-    "inherit": ["share_heads", "Plan", "plan", "inherit", "merge", "save_descendant", "load_descendant"],
+    "condensing": ["Learngene", "condense"],
+    "inheriting": ["share_heads", "Plan", "plan", "inherit", "merge", "save_descendant", "load_descendant"],
     "data": ["load_data"],
     "recipe": ["Recipe", "Sweep"],
     "train": ["fit", "evaluate"],
     "ledger": ["Ledger"],
-    "run": ["run", "run_all"],
+    "running": ["run", "run_all"],
 }
 _HOME = {name: module for module, names in _API.items() for name in names}
 _MODULES = [*_API, "methods", "vit", "tables", "report", "cli"]

@@ -174,10 +174,10 @@ def _dry_run(chosen, args):
 
 
 def _train(args):
-    from . import ledger, run
+    from . import ledger, running
 
     book = ledger.Ledger(args.results) if args.results else None
-    record = run.run(args.recipe, book, save=args.save, again=args.again)
+    record = running.run(args.recipe, book, save=args.save, again=args.again)
     print(f"{record['run_info']['name']}: {record['train_info']['test_accuracy']:.2%} of {record['meta_info']['data_sizes']['test']} test images")
 
 

@@ -7,7 +7,7 @@ __all__ = ['seed_epoch', 'EpochBatches', 'evaluate', 'save_checkpoint', 'load_ch
            'print_epoch']
 
 # %% ../nbs/08_train.ipynb #eeb9d9d7
-from .inherit import merge
+from .inheriting import merge
 from .vit import check_vit
 
 import os

@@ -6,8 +6,8 @@
 __all__ = ['ClusterLearngene']
 
 # %% ../../nbs/methods/03_cluster_learngene.ipynb #a754a4e0
-from ..condense import condense
-from ..inherit import inherit, plan
+from ..condensing import condense
+from ..inheriting import inherit, plan
 from .core import Shape, register
 
 from dataclasses import dataclass

@@ -6,7 +6,7 @@
 __all__ = ['WEIGHTS', 'FromScratch']
 
 # %% ../../nbs/methods/01_from_scratch.ipynb #e97783d7
-from ..inherit import _head_counts, _sources
+from ..inheriting import _head_counts, _sources
 from .core import Shape, register
 from ..vit import build_vit, vit_config
 

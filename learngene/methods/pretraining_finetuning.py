@@ -7,8 +7,8 @@ __all__ = ['PretrainingFinetuning']
 
 # %% ../../nbs/methods/02_pretraining_finetuning.ipynb #f785f3c1
 from ..cluster import HeadCluster
-from ..condense import gather
-from ..inherit import inherit, plan
+from ..condensing import gather
+from ..inheriting import inherit, plan
 from .core import Shape, register
 
 from dataclasses import dataclass

@@ -1,0 +1,617 @@
+"Images by name: reading, splitting, transforming, and every way in which that can go wrong."
+import learngene  # first: it repairs torchvision's import
+
+import io
+import json
+import os
+import pickle
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from learngene import data as D
+from learngene.data import Images, data_folder, load_data, names, stratified
+from learngene.recipe import AugmentSpec, DataSpec
+
+OFF = dict(rand_augment=None, erasing=0.0, hflip=0.0)
+
+
+def picture(i, mode="RGB", size=(12, 10), kind="png"):
+    "The bytes of a small picture that differs with `i`."
+    shade = 7 * i % 256
+    colour = {"RGB": (shade, 255 - shade, i % 5), "L": shade, "RGBA": (shade, 0, 0, 128), "P": shade, "CMYK": (shade, 0, 0, 0), "1": i % 2}[mode]
+    Image.new(mode, size, colour).save(file := io.BytesIO(), kind)
+    return file.getvalue()
+
+
+def write_shard(file, labels, classes=None, image="image", label="label", start=0, pictures=None):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pictures = pictures or [picture(start + i) for i in range(len(labels))]
+    table = pa.table({image: [{"bytes": p, "path": None} for p in pictures], label: labels})
+    if classes:
+        about = {"info": {"features": {label: {"names": classes, "_type": "ClassLabel"}, image: {"_type": "Image"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(about)})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, file)
+    return file
+
+
+@pytest.fixture
+def shards(tmp_path):
+    "Two shards of train, one of test: 40 and 10 images in two classes."
+    folder = tmp_path / "pets"
+    write_shard(folder / "train-00000-of-00002.parquet", [i % 2 for i in range(20)], ["cat", "dog"])
+    write_shard(folder / "train-00001-of-00002.parquet", [i % 2 for i in range(20)], ["cat", "dog"], start=20)
+    write_shard(folder / "test-00000-of-00001.parquet", [i % 2 for i in range(10)], ["cat", "dog"], start=40)
+    return folder
+
+
+def write_folder(root, **parts):
+    for part, count in parts.items():
+        for i in range(count):
+            file = root / part / ("cat", "dog")[i % 2] / f"{part}{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(picture(i))
+    return root
+
+
+def spec(name, path, **options):
+    return DataSpec(name, path=str(path), **dict(image_size=8, val_fraction=0.2) | options)
+
+
+def seed_all(seed):
+    random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+
+
+# ---- digits
+
+def test_digits():
+    data = load_data(DataSpec())
+    assert data.sizes == dict(train=1293, val=145, test=359)
+    assert (data.in_chans, data.image_size, data.mean, data.std, len(data.classes)) == (1, 8, (0.3052,), (0.3758,), 10)
+    x, y = data.train[0]
+    assert x.shape == (1, 8, 8) and x.dtype == torch.float32 and isinstance(y, int)
+    assert str(data) == f"digits: 1,293 train, 145 val, 359 test images of 8 px in 10 classes, 1 channel, {data.fingerprint}"
+
+
+def test_digits_fingerprint_is_a_constant():
+    assert load_data(DataSpec()).fingerprint == "cb94876540080dc0"
+
+
+@pytest.mark.parametrize("options", [dict(), dict(val_fraction=0.5), dict(fraction=0.3), dict(val_fraction=0.0), dict(val_fraction=1.0)])
+def test_parts_are_disjoint(options):
+    data = load_data(DataSpec(**options))
+    train, val, test = (set(p.index.tolist()) for p in (data.train, data.val, data.test))
+    assert not train & val and not train & test and not val & test
+    assert len(np.unique(data.train.labels)) == 10
+    assert np.array_equal(data.train.index, data.train_plain.index)
+
+
+def test_no_validation_part():
+    data = load_data(DataSpec(val_fraction=0.0))
+    assert data.sizes == dict(train=1438, val=0, test=359) and list(DataLoader(data.val)) == []
+
+
+def test_all_parts_are_stratified():
+    data = load_data(DataSpec(fraction=0.2))
+    whole = np.bincount(data.test.images.labels) / 1797
+    for part, room in (data.train, 0.01), (data.val, 0.01), (data.test, 0.01):
+        assert np.abs(np.bincount(part.labels) / len(part) - whole).max() < room
+
+
+def test_fraction_changes_training_images_only():
+    whole, *shares = (load_data(DataSpec(fraction=f)) for f in (1.0, 0.5, 0.1, 0.0001))
+    for data in shares:
+        assert np.array_equal(data.val.index, whole.val.index) and np.array_equal(data.test.index, whole.test.index)
+    half, tenth, least = (set(d.train.index) for d in shares)
+    assert least < tenth < half < set(whole.train.index) and len(least) == 10
+    assert abs(len(half) - len(whole.train) / 2) <= 10
+
+
+def test_fraction_seeds_draw_other_images():
+    a, b = (load_data(DataSpec(fraction=0.25, fraction_seed=s)) for s in (0, 1))
+    assert len(a.train) == len(b.train) and set(a.train.index) != set(b.train.index)
+    assert np.array_equal(a.val.index, b.val.index) and a.fingerprint != b.fingerprint
+    assert np.array_equal(*(load_data(DataSpec(fraction_seed=s)).train.index for s in (0, 1)))
+
+
+def test_fingerprint_says_what_is_where():
+    changes = [{}, dict(fraction=0.5), dict(fraction=0.5, fraction_seed=1), dict(split_seed=1), dict(val_fraction=0.2)]
+    assert len({load_data(DataSpec(**c)).fingerprint for c in changes}) == len(changes)
+    same = [{}, dict(image_size=16), dict(crop_pct=0.9), dict(fraction_seed=3), dict(path="/anywhere")]
+    assert len({load_data(DataSpec(**c)).fingerprint for c in same}) == 1
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_loader_with_two_workers(start):
+    data = load_data(DataSpec(fraction=0.1), AugmentSpec(crop="pad", pad=1))
+    batches = list(DataLoader(data.train, batch_size=32, num_workers=2, multiprocessing_context=start))
+    assert sum(len(y) for _, y in batches) == len(data.train)
+    assert torch.cat([y for _, y in batches]).tolist() == data.train.labels.tolist()
+
+
+# ---- splits
+
+def test_stratified():
+    labels = np.repeat([0, 1, 2], [10, 20, 1])
+    assert np.bincount(labels[stratified(labels, 0.5, 0)], minlength=3).tolist() == [5, 10, 1]
+    assert np.bincount(labels[stratified(labels, 1.0, 0, spare=1)], minlength=3).tolist() == [9, 19, 0]
+    assert np.bincount(labels[stratified(labels, 0.0, 0, least=1)], minlength=3).tolist() == [1, 1, 1]
+    assert stratified(labels, 0.0, 0).tolist() == [] and stratified(labels[:0], 0.5, 0).tolist() == []
+
+
+def test_stratified_is_frozen():
+    assert stratified(np.arange(20) % 2, 0.3, 7).tolist() == FROZEN
+
+
+FROZEN = [3, 5, 6, 8, 12, 19]
+
+
+# ---- parquet
+
+def test_parquet(shards):
+    data = load_data(spec("parquet", shards))
+    assert data.sizes == dict(train=32, val=8, test=10) and data.classes == ["cat", "dog"]
+    assert data.name == "pets" and data.in_chans == 3 and data.train[0][0].shape == (3, 8, 8)
+    assert data.mean == D.IMAGENET_DEFAULT_MEAN
+    assert data.test.labels.tolist() == [0, 1] * 5
+    pickle.loads(pickle.dumps(data)).train[0]
+
+
+@pytest.mark.parametrize("mode, kind", [("L", "png"), ("RGBA", "png"), ("P", "png"), ("1", "png"), ("CMYK", "jpeg"), ("RGB", "webp")])
+def test_every_kind_of_picture_becomes_rgb(tmp_path, mode, kind):
+    write_shard(tmp_path / "train-0.parquet", [0, 1] * 5, ["a", "b"], pictures=[picture(i, mode, kind=kind) for i in range(10)])
+    assert load_data(spec("parquet", tmp_path)).train[0][0].shape == (3, 8, 8)
+
+
+def test_parquet_label_values(tmp_path):
+    write_shard(tmp_path / "numbers" / "train-0.parquet", [3, 7] * 5)
+    assert load_data(spec("parquet", tmp_path / "numbers")).classes == ["3", "7"]
+    write_shard(tmp_path / "words" / "train-0.parquet", ["owl", "bat"] * 5, image="img", label="fine_label")
+    data = load_data(spec("parquet", tmp_path / "words"))
+    assert data.classes == ["bat", "owl"] and set(data.train.labels) == {0, 1}
+
+
+def test_validation_joins_training_beside_a_test_part(shards):
+    write_shard(shards / "validation-00000-of-00001.parquet", [0, 1] * 5, ["cat", "dog"], start=60)
+    data = load_data(spec("parquet", shards, val_fraction=0.0))
+    assert data.sizes == dict(train=50, val=0, test=10)
+    assert torch.equal(data.train[45][0], data.train_plain[45][0])
+    (shards / "test-00000-of-00001.parquet").unlink()
+    assert load_data(spec("parquet", shards, val_fraction=0.0)).sizes == dict(train=40, val=0, test=10)
+
+
+def test_a_test_part_with_secret_labels_is_left_out(shards):
+    write_shard(shards / "test-00000-of-00001.parquet", [-1] * 10, ["cat", "dog"])
+    assert load_data(spec("parquet", shards)).sizes == dict(train=26, val=6, test=8)
+
+
+def test_parquet_fingerprint(shards, tmp_path):
+    first = load_data(spec("parquet", shards)).fingerprint
+    shards.rename(tmp_path / "moved")
+    assert load_data(spec("parquet", tmp_path / "moved")).fingerprint == first
+    write_shard(tmp_path / "moved" / "test-00000-of-00001.parquet", [i % 2 for i in range(10)], ["cat", "dog"], start=41)
+    assert load_data(spec("parquet", tmp_path / "moved")).fingerprint != first
+
+
+def test_damaged_image(shards):
+    good = [picture(i) for i in range(10)]
+    write_shard(shards / "test-00000-of-00001.parquet", [0, 1] * 5, ["cat", "dog"], pictures=[*good[:3], good[3][:-30], b"nonsense", *good[5:]])
+    data = load_data(spec("parquet", shards))
+    data.test[2]
+    for row in 3, 4:
+        with pytest.raises(ValueError, match=rf"test-00000-of-00001.parquet, row {row} cannot be read"):
+            data.test[row]
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-40], lambda raw: b"", lambda raw: b"hello" * 9, lambda raw: raw[:4] + b"\xff" * (len(raw) - 600) + raw[-596:]])
+def test_damaged_shard(shards, damage):
+    file = shards / "train-00001-of-00002.parquet"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match="train-00001-of-00002.parquet is truncated or not a parquet file"):
+        load_data(spec("parquet", shards))
+
+
+def test_missing_shard(shards):
+    (shards / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match="1 of the 2 shards"):
+        load_data(spec("parquet", shards))
+
+
+def test_foreign_tables(tmp_path, shards):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = tmp_path / "odd" / "train-0.parquet"
+    file.parent.mkdir()
+
+    def refused(table, match):
+        pq.write_table(pa.table(table), file)
+        with pytest.raises(ValueError, match=match):
+            load_data(spec("parquet", file.parent))
+
+    refused({"text": ["a"], "label": [1]}, "has columns text, label; wanted one named image")
+    refused({"image": [b"a"], "sentiment": [1]}, "has columns image, sentiment; wanted one named label")
+    refused({"image": ["a.png"], "label": [1]}, "row 0, has no image bytes")
+    refused({"image": [{"bytes": None, "path": "a.png"}], "label": [1]}, "row 0, has no image bytes")
+    refused({"image": [picture(1), picture(2)], "label": [1, None]}, "row 1, has no label")
+    write_shard(file, [0, 5] * 4, ["a", "b"])
+    with pytest.raises(ValueError, match="labels from 0 to 5, but 2 classes"):
+        load_data(spec("parquet", file.parent))
+    write_shard(file, [-1, -1], ["a", "b"])
+    with pytest.raises(ValueError, match="holds no labelled images"):
+        load_data(spec("parquet", file.parent))
+    write_shard(shards / "test-00000-of-00001.parquet", [0, 1], ["dog", "cat"])
+    with pytest.raises(ValueError, match="names other classes"):
+        load_data(spec("parquet", shards))
+
+
+def test_a_class_unknown_to_training(tmp_path):
+    write_shard(tmp_path / "train-0.parquet", ["owl", "bat"] * 5)
+    write_shard(tmp_path / "test-0.parquet", ["owl", "cow"])
+    with pytest.raises(ValueError, match="has labels cow that are not among the classes of train"):
+        load_data(spec("parquet", tmp_path))
+
+
+# ---- folders
+
+def test_image_folder(tmp_path):
+    data = load_data(spec("folder", write_folder(tmp_path, train=20, val=6)))
+    assert data.sizes == dict(train=16, val=4, test=6) and data.classes == ["cat", "dog"] and data.name == tmp_path.name
+    assert data.test[5][1] == 1 and data.test[0][0].shape == (3, 8, 8)
+
+
+def test_image_folder_without_held_out_part(tmp_path):
+    data = load_data(spec("folder", write_folder(tmp_path, train=20)))
+    assert data.sizes == dict(train=12, val=4, test=4)
+
+
+def test_image_folder_with_three_parts(tmp_path):
+    assert load_data(spec("folder", write_folder(tmp_path, train=20, validation=10, test=8))).sizes == dict(train=24, val=6, test=8)
+
+
+def test_folder_ignores_what_is_not_an_image(tmp_path):
+    first = load_data(spec("folder", write_folder(tmp_path, train=20, test=4)))
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("a note")
+    (tmp_path / "train" / "cat" / ".hidden.png").write_text("not an image")
+    (tmp_path / "train" / ".cache").mkdir()
+    assert load_data(spec("folder", tmp_path)).fingerprint == first.fingerprint
+
+
+def test_folder_fingerprint(tmp_path):
+    first = load_data(spec("folder", write_folder(tmp_path / "a", train=20, test=4))).fingerprint
+    assert load_data(spec("folder", write_folder(tmp_path / "b", train=20, test=4))).fingerprint == first
+    (tmp_path / "a" / "test" / "dog" / "test1.png").write_bytes(picture(1, size=(40, 40)))
+    changed = load_data(spec("folder", tmp_path / "a")).fingerprint
+    (tmp_path / "b" / "test" / "dog" / "test1.png").rename(tmp_path / "b" / "test" / "cat" / "test1.png")
+    assert len({first, changed, load_data(spec("folder", tmp_path / "b")).fingerprint}) == 3
+
+
+def test_folder_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no .*train: put your images"):
+        load_data(spec("folder", tmp_path / "none"))
+    write_folder(tmp_path, train=20, val=4)
+    (tmp_path / "val" / "cow").mkdir()
+    with pytest.raises(ValueError, match="holds class folders .*cow.*, wanted some of train's: cat, dog"):
+        load_data(spec("folder", tmp_path))
+    bare = tmp_path / "bare"
+    (bare / "train").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds class folders"):
+        load_data(spec("folder", bare))
+    (bare / "train" / "cat").mkdir()
+    with pytest.raises(ValueError, match="holds no labelled images"):
+        load_data(spec("folder", bare))
+
+
+def test_damaged_file_is_named(tmp_path):
+    write_folder(tmp_path, train=20, val=4)
+    (tmp_path / "val" / "cat" / "val0.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="val0.png cannot be read"):
+        load_data(spec("folder", tmp_path)).test[0]
+
+
+def test_imagenet(tmp_path):
+    write_folder(tmp_path, train=20, val=6)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "flat.JPEG").write_bytes(picture(0, kind="jpeg"))
+    assert load_data(spec("imagenet", tmp_path)).sizes == dict(train=16, val=4, test=6)
+    with pytest.raises(FileNotFoundError, match="ILSVRC 2012"):
+        load_data(spec("imagenet", tmp_path / "none"))
+
+
+@pytest.mark.parametrize("below", [".", "CUB_200_2011"])
+def test_cub(tmp_path, below):
+    root = tmp_path / below
+    files = [f"{c:03}.Bird_{c}/bird_{i}.jpg" for c in (1, 2, 3) for i in range(8)]
+    for i, file in enumerate(files):
+        (root / "images" / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / "images" / file).write_bytes(picture(i, kind="jpeg"))
+    (root / "images.txt").write_text("".join(f"{i + 1} {f}\n" for i, f in enumerate(files)))
+    (root / "image_class_labels.txt").write_text("".join(f"{i + 1} {i // 8 + 1}\n" for i in range(24)))
+    (root / "train_test_split.txt").write_text("".join(f"{i + 1} {int(i % 8 < 5)}\n" for i in range(24)))
+    data = load_data(spec("cub200", tmp_path))
+    assert data.sizes == dict(train=12, val=3, test=9) and data.classes == ["001.Bird_1", "002.Bird_2", "003.Bird_3"]
+    assert data.test.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3 and data.train[0][0].shape == (3, 8, 8)
+
+
+# ---- torchvision
+
+def fake_cifar(root, name="cifar10"):
+    "CIFAR's own files with 10 images a batch."
+    hundred = name == "cifar100"
+    folder = root / ("cifar-100-python" if hundred else "cifar-10-batches-py")
+    folder.mkdir(parents=True)
+    key, count = ("fine_labels", 100) if hundred else ("labels", 10)
+    for i, batch in enumerate(["train", "test"] if hundred else [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        pixels = np.random.RandomState(i).randint(0, 256, (count, 3072), dtype=np.uint8)
+        (folder / batch).write_bytes(pickle.dumps({"data": pixels, key: list(range(count))}))
+    meta = {"fine_label_names": [f"thing {i}" for i in range(100)]} if hundred else {"label_names": [f"thing {i}" for i in range(10)]}
+    (folder / ("meta" if hundred else "batches.meta")).write_bytes(pickle.dumps(meta))
+
+
+@pytest.mark.parametrize("name, sizes", [("cifar10", dict(train=40, val=10, test=10)), ("cifar100", dict(train=100, val=0, test=100))])
+def test_cifar(tmp_path, monkeypatch, name, sizes):
+    fake_cifar(tmp_path, name)
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing or damaged"):
+        load_data(spec(name, tmp_path))  # torchvision knows the checksums
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)
+    monkeypatch.setattr("torchvision.datasets.CIFAR10._check_integrity", lambda self: True)
+    data = load_data(spec(name, tmp_path, image_size=32))
+    assert data.sizes == sizes and data.classes[3] == "thing 3" and data.train[0][0].shape == (3, 32, 32)
+    assert data.fingerprint == load_data(spec(name, tmp_path, image_size=32)).fingerprint
+
+
+def test_food(tmp_path):
+    meta = {part: {c: [f"{c}/{part}{i}" for i in range(n)] for c in ("ramen", "sushi")} for part, n in (("train", 5), ("test", 3))}
+    (tmp_path / "food-101" / "meta").mkdir(parents=True)
+    for part, classes in meta.items():
+        (tmp_path / "food-101" / "meta" / f"{part}.json").write_text(json.dumps(classes))
+        for file in sum(classes.values(), []):
+            file = tmp_path / "food-101" / "images" / f"{file}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(picture(1, kind="jpeg"))
+    data = load_data(spec("food101", tmp_path))
+    assert data.sizes == dict(train=8, val=2, test=6) and data.classes == ["ramen", "sushi"]
+
+
+def test_flowers(tmp_path, monkeypatch):
+    from scipy.io import savemat
+
+    folder = tmp_path / "flowers-102"
+    (folder / "jpg").mkdir(parents=True)
+    for i in range(1, 31):
+        (folder / "jpg" / f"image_{i:05d}.jpg").write_bytes(picture(i, kind="jpeg"))
+    savemat(folder / "imagelabels.mat", {"labels": [i % 2 + 1 for i in range(30)]})
+    savemat(folder / "setid.mat", {"trnid": list(range(1, 11)), "valid": list(range(11, 21)), "tstid": list(range(21, 31))})
+    monkeypatch.setattr("torchvision.datasets.Flowers102._check_integrity", lambda self: True)
+    data = load_data(spec("flowers102", tmp_path))
+    assert data.sizes == dict(train=16, val=4, test=10)  # the official validation images are training images
+
+
+def test_cars(tmp_path):
+    from scipy.io import savemat
+
+    root = tmp_path / "stanford_cars"
+    (root / "devkit").mkdir(parents=True)
+    for part, file in ("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat"):
+        (root / f"cars_{part}").mkdir()
+        for i in range(10):
+            (root / f"cars_{part}" / f"{i:05}.jpg").write_bytes(picture(i, kind="jpeg"))
+        rows = np.array([(f"{i:05}.jpg", i % 2 + 1) for i in range(10)], dtype=[("fname", "O"), ("class", "O")])
+        savemat(root / file, {"annotations": rows})
+    savemat(root / "devkit" / "cars_meta.mat", {"class_names": np.array(["Audi TT", "Fiat 500"], dtype="O")})
+    data = load_data(spec("stanford_cars", tmp_path, download=True))
+    assert data.sizes == dict(train=8, val=2, test=10) and data.classes == ["Audi TT", "Fiat 500"]
+
+
+def test_inaturalist(tmp_path):
+    for i in range(20):
+        file = tmp_path / "2019" / ("Birds", "Plants")[i % 2] / str(i % 2) / f"{i}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(picture(i, kind="jpeg"))
+    data = load_data(spec("inat2019", tmp_path))
+    assert data.sizes == dict(train=12, val=4, test=4) and data.classes == ["Birds/0", "Plants/1"]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "flowers102", "food101", "inat2019", "stanford_cars", "cub200", "imagenet", "parquet", "folder"])
+def test_missing_data_says_where_to_put_it(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("LEARNGENE_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError) as e:
+        load_data(DataSpec(name))
+    assert str(tmp_path / name) in str(e.value) and "data.path" in str(e.value)
+    assert ("`download: true`" in str(e.value)) == (name in D._SETS and name != "stanford_cars")
+    assert not any(tmp_path.iterdir())  # looking for data leaves nothing behind
+
+
+def test_cars_cannot_be_downloaded(tmp_path):
+    with pytest.raises(FileNotFoundError, match="its home is gone"):
+        load_data(spec("stanford_cars", tmp_path, download=True))
+
+
+def test_download_is_left_to_torchvision(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.download", lambda self: asked.append(self.root))
+    with pytest.raises(FileNotFoundError, match="cifar10 is missing or damaged"):
+        load_data(spec("cifar10", tmp_path / "new", download=True))
+    assert asked == [str(tmp_path / "new")]
+
+
+# ---- names and places
+
+def test_names():
+    assert names()[0] == "digits" and {"cifar10", "imagenet", "cub200", "parquet", "folder", "hub:<org/name>"} <= set(names())
+
+
+@pytest.mark.parametrize("name, near", [("digit", "digits"), ("cifar_100", "cifar100"), ("hub:", None), ("zzz", None)])
+def test_unknown_name(name, near):
+    with pytest.raises(ValueError, match=f"there is no data set '{name}'" + (rf" \(did you mean '{near}'\?\)" if near else "")):
+        load_data(DataSpec(name))
+
+
+def test_data_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("LEARNGENE_DATA", raising=False)
+    monkeypatch.setenv("LEARNGENE_HOME", str(tmp_path))
+    assert data_folder("food101") == tmp_path / "data" / "food101"
+    monkeypatch.setenv("LEARNGENE_DATA", "~/images")
+    assert data_folder("food101") == Path.home() / "images" / "food101"
+
+
+# ---- the hub
+
+class FakeSplit:
+    "As much of a Hugging Face data set as is used."
+    column_names = ["img", "label"]
+
+    def __init__(self, n, fingerprint):
+        self.n, self._fingerprint = n, fingerprint
+        self.features = {"label": type("ClassLabel", (), {"names": ["cat", "dog"]})}
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, key):
+        return [i % 2 for i in range(self.n)] if key == "label" else {"img": Image.new("RGB", (9, 9), (key, 0, 0)), "label": key % 2}
+
+
+def fake_hub(monkeypatch, **splits):
+    asked = []
+    module = type(sys)("datasets")
+    module.load_dataset = lambda name, cache_dir=None: asked.append(name) or splits
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    return asked
+
+
+def test_hub(monkeypatch):
+    asked = fake_hub(monkeypatch, train=FakeSplit(20, "a"), test=FakeSplit(6, "b"))
+    data = load_data(DataSpec("hub:org/pets", val_fraction=0.2))
+    assert asked == ["org/pets"] and data.sizes == dict(train=16, val=4, test=6) and data.classes == ["cat", "dog"]
+    assert data.name == "hub:org/pets" and data.train[0][0].shape == (3, 8, 8)
+    fake_hub(monkeypatch, train=FakeSplit(20, "another"), test=FakeSplit(6, "b"))
+    assert load_data(DataSpec("hub:org/pets", val_fraction=0.2)).fingerprint != data.fingerprint
+
+
+def test_hub_errors(monkeypatch):
+    fake_hub(monkeypatch, everything=FakeSplit(20, "a"))
+    with pytest.raises(ValueError, match="has splits everything; wanted one named train"):
+        load_data(DataSpec("hub:org/pets"))
+    fake_hub(monkeypatch, train=type("Text", (FakeSplit,), {"column_names": ["text", "label"]})(20, "a"))
+    with pytest.raises(ValueError, match="hub:org/pets has columns text, label"):
+        load_data(DataSpec("hub:org/pets"))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'learngene\[hub\]'"):
+        load_data(DataSpec("hub:org/pets"))
+
+
+def test_hub_with_the_real_library(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    files = {"train": sorted(map(str, shards.glob("train-*"))), "test": sorted(map(str, shards.glob("test-*")))}
+    real = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, cache_dir: real("parquet", data_files=files, cache_dir=str(tmp_path / "cache")))
+    data, same = load_data(DataSpec("hub:org/pets", val_fraction=0.2)), load_data(spec("parquet", shards))
+    assert data.sizes == same.sizes and data.classes == same.classes
+    assert torch.equal(data.train[5][0], same.train[5][0]) and data.train.labels.tolist() == same.train.labels.tolist()
+
+
+# ---- transforms
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("crop", ["resized", "pad", "none"])
+@pytest.mark.parametrize("colours", [None, "rand-m9-mstd0.5-inc1", "rand-m5-n3-p0.8"])
+@pytest.mark.parametrize("erasing", [0.0, 1.0])
+def test_augmentations(channels, crop, colours, erasing):
+    statistics = ((0.4,) * channels, (0.3,) * channels)
+    transform = D.train_transform(AugmentSpec(crop=crop, rand_augment=colours, erasing=erasing, pad=2), 16, *statistics)
+    pixels = np.random.RandomState(0).randint(0, 256, (20, 24, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
+
+    def twenty():
+        seed_all(3)
+        return torch.stack([transform(image) for _ in range(20)])
+
+    once = twenty()
+    assert once.shape == (20, channels, 16, 16) and once.dtype == torch.float32 and once.isfinite().all()
+    assert torch.equal(once, twenty())
+    pickle.loads(pickle.dumps(transform))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (30, 10), (10, 30), (3, 2)])
+def test_any_shape_of_image(size):
+    image = Image.new("RGB", size)
+    for crop in "resized", "pad", "none":
+        assert D.train_transform(AugmentSpec(crop=crop), 16, (0.5,) * 3, (0.5,) * 3)(image).shape == (3, 16, 16)
+
+
+def test_evaluation_crops():
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4)
+    same = D.eval_transform(8, (0.0,), (1.0,))(image)
+    assert torch.equal(same[0], torch.from_numpy(np.asarray(image)) / 255)  # the right size already: not resampled
+    edge = Image.new("L", (20, 20), 255)
+    edge.paste(0, (2, 2, 18, 18))
+    assert D.eval_transform(8, (0.0,), (1.0,), crop_pct=0.8)(edge).max() < 0.2 < D.eval_transform(8, (0.0,), (1.0,))(edge).max()
+
+
+def test_without_augmentation_training_is_evaluation():
+    data = load_data(DataSpec())
+    assert all(torch.equal(data.train[i][0], data.train_plain[i][0]) for i in range(20))
+    quiet = load_data(DataSpec(), AugmentSpec(crop="none", **OFF))
+    assert all(torch.equal(quiet.train[i][0], data.train_plain[i][0]) for i in range(20))
+
+
+def test_pad_moves_the_image():
+    data = load_data(DataSpec(), AugmentSpec(crop="pad", pad=1, **OFF))
+    seed_all(0)
+    seen = {data.train[0][0].numpy().tobytes() for _ in range(200)}
+    assert len(seen) == 9
+    assert data.train_plain[0][0].numpy().tobytes() in seen
+
+
+def test_posterize_keeps_a_bit():
+    image = Image.new("L", (4, 4), 200)
+    assert D._posterize(image, 0).getpixel((0, 0)) == 128
+    strongest = D.train_transform(AugmentSpec(crop="none", hflip=0.0, erasing=0.0, rand_augment="rand-m10-n9-p1-inc1"), 8, (0.5,), (0.5,))
+    seed_all(0)
+    assert all(strongest(image).isfinite().all() for _ in range(200))
+
+
+def test_transform_errors():
+    with pytest.raises(ValueError, match=r"augment.crop is 'resize' \(did you mean 'resized'\?\)"):
+        load_data(DataSpec(), AugmentSpec(crop="resize"))
+    for string in "rand-q9", "rand-mnine", "nonsense":
+        with pytest.raises(ValueError, match=f"augment.rand_augment is '{string}'"):
+            load_data(DataSpec(), AugmentSpec(rand_augment=string))
+
+
+# ---- the module
+
+def test_piles_of_arrays():
+    pile = Images(np.zeros((2, 4, 4, 3), np.uint8), np.array([0, 1]), ["a", "b"], "", ["x", "y"])
+    assert pile[1].mode == "RGB" and len(pile) == 2
+
+
+def test_import_is_light():
+    heavy = "datasets papermill nbdev fastcore pyarrow matplotlib"
+    code = f"import learngene.data, sys; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.skipif("LEARNGENE_TEST_DATA" not in os.environ, reason="LEARNGENE_TEST_DATA names no folder of parquet data sets")
+def test_real_parquet_folders():
+    folders = sorted({f.parent for f in Path(os.environ["LEARNGENE_TEST_DATA"]).glob("*/train-*.parquet")})
+    assert folders
+    for folder in folders:
+        data = load_data(DataSpec("parquet", path=str(folder), image_size=32), AugmentSpec())
+        assert data.name == folder.name and min(data.sizes.values()) > 0
+        for part in data.train, data.val, data.test:
+            assert set(np.unique(part.labels)) <= set(range(len(data.classes)))
+            x, y = zip(*(part[i] for i in range(0, len(part), max(1, len(part) // 20))))
+            assert torch.stack(x).isfinite().all() and x[0].shape == (3, 32, 32)
