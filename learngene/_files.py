@@ -57,6 +57,7 @@ def save_tensors(path, format, tensors, config):
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     with atomic_folder(path) as folder:
         save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
+        (folder / TENSORS).chmod(0o644)
         text = json.dumps(dict(format=format, schema=SCHEMA, **config), indent=1)
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     return Path(path)

@@ -7,7 +7,7 @@ __all__ = ['shipped', 'load_ancestry']
 
 # %% ../nbs/01_ancestry.ipynb #dd32bd96
 from ._files import CONFIG, near, read_config
-from .vit import FORMAT, build_vit, check_vit, load_vit, vit_extra
+from .vit import FORMAT, build_vit, check_vit, load_vit
 
 import json
 from pathlib import Path

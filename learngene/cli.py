@@ -156,7 +156,7 @@ def _dry_run(chosen, args):
 
     ledger, committed = Results(args.profile, args.results, args.fresh).ledger, Results(args.profile, args.results).ledger
     total = 0.0
-    for name, path in chosen.items():
+    for name in chosen:
         try:
             cells = Sweep.load(find_recipe(f"{args.profile}/{name}")).cells()
         except FileNotFoundError:

@@ -15,12 +15,11 @@ import io
 import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from timm.data.auto_augment import RandAugment, posterize
 from torch.utils.data import ConcatDataset, Dataset
@@ -56,7 +55,7 @@ def _open(item):
         return Image.fromarray(item)
     return Image.open(io.BytesIO(item) if isinstance(item, bytes) else item)
 
-
+# %% ../nbs/07_data.ipynb #3c947aeb
 def _digest(*pieces):
     "Hash of bytes or of what prints, piece by piece."
     h = hashlib.sha256()
@@ -66,17 +65,19 @@ def _digest(*pieces):
         h.update(piece)
     return h.hexdigest()
 
-# %% ../nbs/07_data.ipynb #ad295172
+# %% ../nbs/07_data.ipynb #c757b9cf
 def _read_digits(name, path, download):
+    from sklearn.datasets import load_digits  # a second to import, for this alone
+
     digits = load_digits()
     pixels, labels = np.round(digits.images * 255 / 16).astype(np.uint8), digits.target.astype("<i8")
     where = [f"digit {i}" for i in range(len(labels))]
     return dict(train=Images(pixels, labels, [str(c) for c in range(10)], _digest(pixels.tobytes(), labels.tobytes()), where, "L"))
 
-# %% ../nbs/07_data.ipynb #a2d079fd
+# %% ../nbs/07_data.ipynb #8fee2544
 _PARTS = dict(train=["train"], validation=["validation", "valid", "val"], test=["test"])  # what the parts are called in the wild
 
-
+# %% ../nbs/07_data.ipynb #db5ce94a
 def _files(root, files, labels, classes):
     "A pile of image files below `root`."
     root = Path(root)
@@ -85,7 +86,7 @@ def _files(root, files, labels, classes):
     digest = _digest(*(f"{name} {os.stat(path).st_size} {label}" for (name, label), path in zip(rows, paths)))
     return Images(paths, np.array([label for _, label in rows], dtype=np.int64), classes, digest, paths)
 
-# %% ../nbs/07_data.ipynb #c757b9cf
+# %% ../nbs/07_data.ipynb #d1d63042
 def _read_folder(name, path, download):
     parts = {part: path / n for part, names in _PARTS.items() for n in names if (path / n).is_dir()}
     if name == "imagenet":
@@ -96,7 +97,7 @@ def _read_folder(name, path, download):
     classes = _class_folders(parts["train"])
     return {part: _read_class_folders(path, folder, classes) for part, folder in parts.items()}
 
-
+# %% ../nbs/07_data.ipynb #70aed8ba
 def _class_folders(folder):
     return sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
 
@@ -109,7 +110,7 @@ def _read_class_folders(root, folder, classes):
     files = [f for c in found for f in (folder / c).iterdir() if f.name.lower().endswith(kinds) and not f.name.startswith(".")]
     return _files(root, files, [number[f.parent.name] for f in files], classes)
 
-# %% ../nbs/07_data.ipynb #8fee2544
+# %% ../nbs/07_data.ipynb #843a6b29
 _IMAGE, _LABEL = ["image", "img", "jpg", "png", "webp"], ["label", "labels", "fine_label", "class", "target", "cls"]
 
 
@@ -119,7 +120,7 @@ def _column(known, columns, what, where):
             return name
     raise ValueError(f"{where} has columns {', '.join(columns)}; wanted one named {', '.join(known)} for the {what}.")
 
-
+# %% ../nbs/07_data.ipynb #93a9abf0
 def _number(values, names, where):
     "Labels as numbers: indices into `names` where the values are numbers that stand for names, else by place in `names`."
     values = list(values)
@@ -131,7 +132,7 @@ def _number(values, names, where):
         raise ValueError(f"{where} has labels {', '.join(foreign[:5])} that are not among the classes of train.")
     return np.array([place[v] for v in values], dtype=np.int64)
 
-# %% ../nbs/07_data.ipynb #db5ce94a
+# %% ../nbs/07_data.ipynb #b28270da
 def _read_shard(file):
     "Images, labels and class names (None when it states none) of one parquet file, and the hash of its bytes."
     import pyarrow as pa
@@ -153,7 +154,7 @@ def _read_shard(file):
             raise ValueError(f"{file}, row {r}, has no {'label' if isinstance(item, bytes) else 'image bytes'}.")
     return items, labels, names, hashlib.sha256(raw).hexdigest()
 
-# %% ../nbs/07_data.ipynb #d1d63042
+# %% ../nbs/07_data.ipynb #90e59a8a
 def _read_parquet(name, path, download):
     found = {part: sorted(f for n in names for f in path.glob(f"{n}-*.parquet")) for part, names in _PARTS.items()}
     if not found["train"]:
@@ -162,7 +163,7 @@ def _read_parquet(name, path, download):
     classes = shards["train"][0][2] or sorted({v for s in shards["train"] for v in s[1]})
     return {part: _pile_of_shards(shards[part], found[part], classes) for part in shards}
 
-
+# %% ../nbs/07_data.ipynb #71633010
 def _all_there(files):
     "The files, when there are as many as the `-of-00003` in their names says."
     of = re.search(r"-of-(\d+)", files[0].name)
@@ -170,7 +171,7 @@ def _all_there(files):
         raise FileNotFoundError(f"{files[0].parent} holds {len(files)} of the {int(of[1])} shards that {files[0].name} belongs to; fetch the others.")
     return files
 
-
+# %% ../nbs/07_data.ipynb #3ae2a63c
 def _pile_of_shards(shards, files, classes):
     for shard, file in zip(shards, files):
         if shard[2] and shard[2] != classes:
@@ -179,7 +180,7 @@ def _pile_of_shards(shards, files, classes):
     where = [f"{file}, row {r}" for shard, file in zip(shards, files) for r in range(len(shard[0]))]
     return Images([item for s in shards for item in s[0]], labels, [str(c) for c in classes], _digest(*(s[3] for s in shards)), where)
 
-# %% ../nbs/07_data.ipynb #843a6b29
+# %% ../nbs/07_data.ipynb #2c1d87cf
 _SPLITS = {part: dict(split=part) for part in ("train", "test")}
 _CIFAR = dict(train=dict(train=True), test=dict(train=False))
 _SETS = {  # name -> (torchvision's class, its arguments for each part, the folder it reads)
@@ -192,7 +193,7 @@ _SETS = {  # name -> (torchvision's class, its arguments for each part, the fold
 }
 _CARS = "its home is gone: https://github.com/pytorch/vision/issues/7545 tells what to fetch by hand"
 
-
+# %% ../nbs/07_data.ipynb #9d5dcbf7
 def _read_torchvision(name, path, download):
     kind, parts, folder = _SETS[name]
     download = download and name != "stanford_cars"
@@ -203,21 +204,23 @@ def _read_torchvision(name, path, download):
         sets = {part: getattr(torchvision_sets, kind)(str(path), download=download, **options) for part, options in parts.items()}
     except RuntimeError as e:
         advice = _CARS if name == "stanford_cars" else "set `download: true` in the recipe's data to fetch it"
-        raise FileNotFoundError(f"{name} is missing or damaged in {path / folder} ({e}): {advice}, or set data.path to the folder that holds {folder}/.") from None
+        raise FileNotFoundError(
+            f"{name} is missing or damaged in {path / folder} ({e}): {advice}, or set data.path to the folder that holds {folder}/.") from None
     return {part: _pile_of_torchvision(s, path) for part, s in sets.items()}
 
-
+# %% ../nbs/07_data.ipynb #0e428a89
 def _pile_of_torchvision(s, path):
     if hasattr(s, "data"):  # CIFAR
         labels = np.array(s.targets, dtype="<i8")
-        return Images(s.data, labels, list(s.classes), _digest(s.data.tobytes(), labels.tobytes()), [f"{type(s).__name__}, image {i}" for i in range(len(labels))])
+        where = [f"{type(s).__name__}, image {i}" for i in range(len(labels))]
+        return Images(s.data, labels, list(s.classes), _digest(s.data.tobytes(), labels.tobytes()), where)
     if hasattr(s, "index"):  # iNaturalist
         return _files(path, [Path(s.root, s.all_categories[c], f) for c, f in s.index], [c for c, _ in s.index], list(s.all_categories))
     rows = s._samples if hasattr(s, "_samples") else list(zip(s._image_files, s._labels))
     labels = [int(label) for _, label in rows]
     return _files(path, [f for f, _ in rows], labels, [str(c) for c in getattr(s, "classes", range(max(labels) + 1))])
 
-# %% ../nbs/07_data.ipynb #93a9abf0
+# %% ../nbs/07_data.ipynb #6b3b8531
 def _read_cub(name, path, download):
     path = next((p for p in (path, path / "CUB_200_2011") if (p / "images.txt").is_file()), None) or _no_cub(path)
     files, labels, split = ({k: v for k, v in (line.split() for line in (path / f).read_text().splitlines() if line.strip())}
@@ -225,13 +228,15 @@ def _read_cub(name, path, download):
     names = {int(labels[i]) - 1: file.split("/")[0] for i, file in files.items()}
     classes = [names.get(c, str(c)) for c in range(max(names) + 1)]
     parts = {part: [i for i in files if split[i] == flag] for part, flag in (("train", "1"), ("test", "0"))}
-    return {part: _files(path, [path / "images" / files[i] for i in ids], [int(labels[i]) - 1 for i in ids], classes) for part, ids in parts.items()}
+    return {part: _files(path, [path / "images" / files[i] for i in ids], [int(labels[i]) - 1 for i in ids], classes)
+            for part, ids in parts.items()}
 
-
+# %% ../nbs/07_data.ipynb #0f42511b
 def _no_cub(path):
-    raise FileNotFoundError(f"there is no {path / 'images.txt'}: unpack CUB_200_2011.tgz (https://data.caltech.edu/records/65de6-vp158) there, or set data.path.")
+    home = "https://data.caltech.edu/records/65de6-vp158"
+    raise FileNotFoundError(f"there is no {path / 'images.txt'}: unpack CUB_200_2011.tgz ({home}) there, or set data.path.")
 
-# %% ../nbs/07_data.ipynb #b28270da
+# %% ../nbs/07_data.ipynb #a02da5c8
 @dataclass
 class _HubColumn:
     "The images of a Hugging Face data set by index; picklable, unlike a closure."
@@ -242,9 +247,10 @@ class _HubColumn:
         return len(self.dataset)
 
     def __getitem__(self, i):
-        return self.dataset[int(i)][self.column]
+        found = self.dataset[int(i)][self.column]
+        return found["bytes"] if isinstance(found, dict) else found  # a table that does not say that it holds images
 
-
+# %% ../nbs/07_data.ipynb #7668e162
 def _read_hub(name, path, download):
     try:
         from datasets import load_dataset
@@ -260,23 +266,23 @@ def _read_hub(name, path, download):
     return {part: Images(_HubColumn(s, image), _number(labels[part], classes, f"{name}, {part}"), [str(c) for c in classes], s._fingerprint,
                          [f"{name}, {part}, row {r}" for r in range(len(s))]) for part, s in sets.items()}
 
-# %% ../nbs/07_data.ipynb #ea334ee5
+# %% ../nbs/07_data.ipynb #d88c8756
 _READERS = dict(digits=_read_digits) | dict.fromkeys(_SETS, _read_torchvision) | dict(
     imagenet=_read_folder, cub200=_read_cub, parquet=_read_parquet, folder=_read_folder)
 
-
+# %% ../nbs/07_data.ipynb #6a23da0f
 def names() -> list:
     "Names that a recipe's `data.name` can have."
     return [*_READERS, "hub:<org/name>"]
 
-
+# %% ../nbs/07_data.ipynb #1da6e242
 def data_folder(
     name,  # of the data set
 ) -> Path:
     "Where a data set is looked for by default: `$LEARNGENE_DATA/<name>`, else `~/.cache/learngene/data/<name>`."
     return Path(os.environ.get("LEARNGENE_DATA") or cache_folder() / "data").expanduser() / name
 
-# %% ../nbs/07_data.ipynb #71633010
+# %% ../nbs/07_data.ipynb #5c2e1ed4
 def _read(spec):
     "The official parts of the data that `spec` names."
     if spec.name.startswith("hub:") and len(spec.name) > 4:
@@ -285,7 +291,7 @@ def _read(spec):
         raise ValueError(f"there is no data set {spec.name!r}{near(spec.name, names())}; known are {', '.join(names())}.")
     return _READERS[spec.name](spec.name, Path(spec.path).expanduser() if spec.path else data_folder(spec.name), spec.download)
 
-# %% ../nbs/07_data.ipynb #3a832b25
+# %% ../nbs/07_data.ipynb #5095adc0
 def stratified(
     labels,  # the class of each image
     share,  # of every class
@@ -301,7 +307,7 @@ def stratified(
         picked.append(members[order[:max(least, min(int(share * len(members) + 0.5), len(members) - spare))]])
     return np.sort(np.concatenate(picked))
 
-# %% ../nbs/07_data.ipynb #77950388
+# %% ../nbs/07_data.ipynb #45b63dce
 HELD_OUT = 0.2  # share of every class that is the test part of a source without one (seed 0)
 
 
@@ -322,12 +328,12 @@ def _official(parts, name):
         return train, train, np.setdiff1d(rest, held_out), held_out
     return train, test, rest, np.arange(len(test))
 
-
+# %% ../nbs/07_data.ipynb #3226490c
 def _join(a, b):
     labels = np.concatenate([a.labels, b.labels])
     return Images(ConcatDataset([a.items, b.items]), labels, a.classes, _digest(a.digest, b.digest), ConcatDataset([a.where, b.where]), a.mode)
 
-# %% ../nbs/07_data.ipynb #876d8166
+# %% ../nbs/07_data.ipynb #5fe21317
 def eval_transform(
     size,  # side of the result, pixels
     mean,  # one number a channel, of pixels between 0 and 1
@@ -337,7 +343,7 @@ def eval_transform(
     "PIL image to normalised tensor (C, size, size), without randomness."
     return create_transform((len(mean), size, size), is_training=False, crop_pct=crop_pct, interpolation="bicubic", mean=mean, std=std)
 
-# %% ../nbs/07_data.ipynb #53c2511c
+# %% ../nbs/07_data.ipynb #87d3b799
 def train_transform(
     augment,  # an AugmentSpec
     size,  # side of the result, pixels
@@ -360,7 +366,7 @@ def train_transform(
         raise ValueError(f"augment.crop is {a.crop!r}{near(a.crop, crops)}, wanted one of {', '.join(crops)}.")
     return transforms.Compose([*crops[a.crop], *flip, *map(_mend, colours), *tensor])
 
-# %% ../nbs/07_data.ipynb #9d5dcbf7
+# %% ../nbs/07_data.ipynb #7270f714
 def _mend(transform):
     "RandAugment whose Posterize keeps at least one bit."
     if isinstance(transform, RandAugment):
@@ -373,7 +379,7 @@ def _mend(transform):
 def _posterize(image, bits, **options):
     return posterize(image, max(1, bits), **options)
 
-# %% ../nbs/07_data.ipynb #338bfc6e
+# %% ../nbs/07_data.ipynb #a2ac06f1
 @dataclass
 class ImageDataset(Dataset):
     "One part of a pile as a PyTorch data set of (image tensor (C, H, W), label)."
@@ -393,7 +399,7 @@ class ImageDataset(Dataset):
         "The label of each image of the part, without decoding any."
         return self.images.labels[self.index]
 
-# %% ../nbs/07_data.ipynb #33a17162
+# %% ../nbs/07_data.ipynb #fdad6b59
 @dataclass(repr=False)
 class Data:
     "The images of a run: three parts, and what a model and a record need to know about them."
@@ -407,7 +413,7 @@ class Data:
     in_chans: int  # 1 or 3
     mean: tuple  # what the tensors were normalised with
     std: tuple  # likewise
-    fingerprint: str = field(default="")  # 16 hexadecimal digits: the content, and which image is in which part
+    fingerprint: str  # 16 hexadecimal digits: the content, and which image is in which part
 
     @property
     def sizes(self):
@@ -416,14 +422,16 @@ class Data:
 
     def __repr__(self):
         parts = ", ".join(f"{n:,} {part}" for part, n in self.sizes.items())
-        return f"{self.name}: {parts} images of {self.image_size} px in {len(self.classes)} classes, {self.in_chans} channel{'s' * (self.in_chans > 1)}, {self.fingerprint}"
+        channels = f"{self.in_chans} channel{'s' * (self.in_chans > 1)}"
+        return f"{self.name}: {parts} images of {self.image_size} px in {len(self.classes)} classes, {channels}, {self.fingerprint}"
 
-# %% ../nbs/07_data.ipynb #6b3b8531
+# %% ../nbs/07_data.ipynb #c9c68192
 def load_data(
-    spec: DataSpec,  # which images, how they are split, their size
+    spec: DataSpec | str,  # which images, how they are split, their size; a name alone stands for the defaults
     augment: AugmentSpec | None = None,  # what is done to training images; None = nothing
 ) -> Data:
-    "Read, split and transform the images that a recipe names. ValueError for an unknown name or a damaged file, FileNotFoundError for missing data that says where to put it."
+    "The images that a recipe names. ValueError: unknown name or damaged file; FileNotFoundError: missing data, with what to put where."
+    spec = DataSpec(spec) if isinstance(spec, str) else spec
     train, test, rest, test_index = _official(_read(spec), spec.name)
     mean, std = _statistics(train, rest) if spec.name == "digits" else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     val_index = rest[stratified(train.labels[rest], spec.val_fraction, spec.split_seed, spare=1)]
@@ -431,14 +439,15 @@ def load_data(
     train_index = left[stratified(train.labels[left], spec.fraction, spec.fraction_seed, least=1)]
     plain = eval_transform(spec.image_size, mean, std, spec.crop_pct)
     augmented = plain if augment is None else train_transform(augment, spec.image_size, mean, std, spec.crop_pct)
+    parts = (i.astype("<i8").tobytes() for i in (train_index, val_index, test_index))
     return Data(
         name=Path(spec.path).expanduser().resolve().name if spec.path and spec.name in ("parquet", "folder") else spec.name,
         train=ImageDataset(train, train_index, augmented), val=ImageDataset(train, val_index, plain),
         test=ImageDataset(test, test_index, plain), train_plain=ImageDataset(train, train_index, plain),
         classes=list(train.classes), image_size=spec.image_size, in_chans=len(mean), mean=mean, std=std,
-        fingerprint=_digest(train.digest, test.digest, *(i.astype("<i8").tobytes() for i in (train_index, val_index, test_index)))[:16])
+        fingerprint=_digest(train.digest, test.digest, *parts)[:16])
 
-
+# %% ../nbs/07_data.ipynb #1ec12e57
 def _statistics(images, index):
     "Mean and standard deviation of the pixels of one-channel arrays, of all candidates for training, so that they do not depend on a recipe."
     pixels = images.items[index] / 255

@@ -30,9 +30,10 @@ def _distance_sum(qkv, attn, prefix, T, renormalize):
     q, k = attn.q_norm(q[:, :, prefix:]) * attn.scale, attn.k_norm(k)
     total = torch.zeros(attn.num_heads, dtype=torch.float64, device=qkv.device)
     room = (2**19 if qkv.device.type == "cpu" else 2**27) // (attn.num_heads * tokens)  # rows of A that fit the cache
-    for q, k in zip(q.split(max(1, room // len(T))), k.split(max(1, room // len(T)))):
-        for rows, t in zip(q.split(max(1, room), 2), T.split(max(1, room))):
-            A = (rows @ k.transpose(-2, -1)).softmax(-1, dtype=torch.float32)
+    few = max(1, room // len(T))  # images
+    for some_q, some_k in zip(q.split(few), k.split(few)):
+        for rows, t in zip(some_q.split(max(1, room), 2), T.split(max(1, room))):
+            A = (rows @ some_k.transpose(-2, -1)).softmax(-1, dtype=torch.float32)
             if renormalize:
                 A = A / A[..., prefix:].sum(-1, keepdim=True)
             total += (A.flatten(2) @ t.flatten()).sum(0).double()

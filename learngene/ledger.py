@@ -62,8 +62,9 @@ class Ledger:
         self,
         folder,  # e.g. results/digits
         committed=True,  # False: as if `records/` were empty, to make everything again
+        local=True,  # False: as if `local/` were empty, to show what the project publishes
     ):
-        self.folder, self.committed = Path(folder), committed
+        self.folder, self.committed, self.local = Path(folder), committed, local
 
     def find(self, key):
         "The counted record of a recipe's key, yours first; None when there is none."
@@ -98,7 +99,7 @@ class Ledger:
                     yield record
 
     def _shelves(self):
-        return [self.folder / "local"] + [self.folder / "records"] * self.committed
+        return [self.folder / "local"] * self.local + [self.folder / "records"] * self.committed
 
 # %% ../nbs/09_ledger.ipynb #38fecdd3
 def file_name(

@@ -7,7 +7,7 @@ __all__ = ['find_ancestry', 'shown_images', 'start', 'run', 'run_all']
 
 # %% ../nbs/10_running.ipynb #993074ae
 from . import methods
-from ._files import cache_folder, near, project_root
+from ._files import cache_folder, project_root
 from .ancestry import load_ancestry, shipped
 from .data import load_data
 from .ledger import SCHEMA, Ledger, code_version, now, versions

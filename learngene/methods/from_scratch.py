@@ -12,7 +12,6 @@ from ..vit import build_vit, vit_config
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 # %% ../../nbs/methods/01_from_scratch.ipynb #0ebfcdc1

@@ -1,0 +1,50 @@
+# Every target sets up what it needs. `make help` lists them.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# small models train fastest on one thread each, several side by side
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM = false
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## make the environment in .venv from the pinned versions
+
+$(READY): constraints.txt settings.ini setup.py
+	$(PYTHON) -c 'import sys; sys.exit("learngene needs Python 3.10 or newer; give one as PYTHON=...") if sys.version_info < (3, 10) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools wheel
+# torch first: with it in place nothing else asks for another build of it
+	$(BIN)/python -m pip install --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[notebooks,hub,dev]'
+	touch $@
+
+reproduce: setup  ## the main job on two CPU cores: every run of the digits profile, tables, figures, report
+	$(BIN)/learngene run all --profile digits --fresh
+
+ancestry: setup  ## train the digits ancestry again (eight minutes on one core) into results/ancestry
+	$(BIN)/learngene train digits/ancestry --again --save results/ancestry/local/vit_nano_p2_8.digits --results results/ancestry
+
+bench: setup  ## speed: the density pass beside a plain forward pass, building a descendant, a training step
+	$(BIN)/python -m learngene.bench
+
+test: setup  ## every check: style, notebooks in step with the library, lessons, unit tests
+	$(BIN)/python -m pytest tests -q -n 2 --dist loadgroup
+
+lab: setup  ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir nbs
+
+sync: setup  ## after editing notebooks: export the library, clean the notebooks, remake README.md
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	$(BIN)/python tests/readme.py
+
+clean:  ## remove what was made: environment, caches, your own results (not the committed records)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	git clean -fdXq results nbs learngene tests
+
+.PHONY: help setup reproduce ancestry bench test lab sync clean
