@@ -1,5 +1,7 @@
 """The `learngene` command: run the paper's tables and figures, single recipes, and reports."""
 import argparse
+import ast
+import json
 import os
 import sys
 import time
@@ -66,16 +68,14 @@ def notebooks():
 
 def check_parameters(path, given):
     "ValueError unless the notebook has one parameters cell and every given value is a known name of the right type."
-    import nbformat
-    from papermill.inspection import _infer_parameters
-
-    notebook = nbformat.read(path, as_version=4)
-    tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+    tagged = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise ValueError(f"{path} has {len(tagged)} cells tagged 'parameters', wanted exactly one.")
-    scope = {}
-    exec(tagged[0].source, scope)  # typed literals only
-    known = {p.name: scope[p.name] for p in _infer_parameters(notebook)}
+    try:
+        known = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(tagged[0]).body}
+    except (SyntaxError, ValueError, AttributeError):
+        raise ValueError(f"{path}: the parameters cell may hold nothing but NAME = literal.") from None
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{Path(path).name} has no parameter {name!r}{near(name, known)}; it has {', '.join(known)}.")
