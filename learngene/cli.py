@@ -97,7 +97,8 @@ def run_notebook(path, output, parameters):
     log.setLevel(logging.INFO)
     log.propagate = False
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    papermill.execute_notebook(str(path), str(output), parameters, kernel_name="python3", cwd=str(Path(path).parent), log_output=True, progress_bar=False)
+    papermill.execute_notebook(str(path), str(output), parameters, kernel_name="python3", cwd=str(Path(path).parent), log_output=True,
+                                progress_bar=False, extra_arguments=["--IPKernelApp.log_level=40"])
 
 
 def _Plain():
