@@ -190,9 +190,10 @@ def _report(args):
 
 
 def _commit(args):
+    from .ledger import commit
     from .tables import Results
 
-    moved = Results(args.profile, args.results).ledger.commit()
+    moved = commit(Results(args.profile, args.results).ledger)
     print(f"{len(moved)} records moved")
 
 

@@ -17,9 +17,6 @@ from dataclasses import dataclass, field
 import torch
 
 # %% ../nbs/04_condensing.ipynb #f0cf55fe
-FORMAT = "learngene"
-
-
 @dataclass
 class Learngene:
     "A condensed ancestry: head centroids, FFN centroids, what all descendants share, and how it was made."
@@ -41,15 +38,15 @@ class Learngene:
         return [len(layer) for layer in self.clusters]
 
     def __repr__(self):
-        heads, groups = self.config["heads"], self.ffn_groups
-        return (f"Learngene: {sum(self.n_centroids)} of {sum(heads)} heads (by layer {self.n_centroids}), {len(groups)} of {len(heads)} FFNs "
-                f"(shared: {[g for g in groups if len(g) > 1]}), {self.n_params / 1e6:.2f} M values")
+        heads, shared = self.config["heads"], [g for g in self.ffn_groups if len(g) > 1]
+        return (f"Learngene: {sum(self.n_centroids)} of {sum(heads)} heads (by layer {self.n_centroids}), {len(self.ffn_groups)} of {len(heads)} FFNs (shared: {shared}), "
+                f"{self.n_params / 1e6:.2f} M values")
 
     def save(self, path):
         "Save as a folder of safetensors and JSON; it is there whole or not at all."
-        rest = dict(config=self.config, clusters=[[dataclasses.asdict(c) for c in layer] for layer in self.clusters], ffn_groups=self.ffn_groups,
-                    how=self.how, distances=None if self.distances is None else self.distances.tolist())
-        return save_tensors(path, FORMAT, self.tensors, rest)
+        clusters = [[dataclasses.asdict(c) for c in layer] for layer in self.clusters]
+        distances = None if self.distances is None else self.distances.tolist()
+        return save_tensors(path, FORMAT, self.tensors, dict(config=self.config, clusters=clusters, ffn_groups=self.ffn_groups, how=self.how, distances=distances))
 
     @classmethod
     def load(cls, path):
@@ -59,7 +56,10 @@ class Learngene:
         distances = None if rest["distances"] is None else torch.tensor(rest["distances"])
         return cls(rest["config"], tensors, clusters, rest["ffn_groups"], rest["how"], distances)
 
-# %% ../nbs/04_condensing.ipynb #0b74a937
+# %% ../nbs/04_condensing.ipynb #9e37d0db
+FORMAT = "learngene"
+
+# %% ../nbs/04_condensing.ipynb #a45e58bf
 def gather(
     model,  # the ancestry
     clusters,  # for each layer its HeadClusters, in priority order
@@ -92,7 +92,7 @@ def _heads(t, n):
 def _on_meta(state):
     return any(t.is_meta for t in state.values())
 
-# %% ../nbs/04_condensing.ipynb #a45e58bf
+# %% ../nbs/04_condensing.ipynb #e9196eeb
 def condense(
     model,  # the ancestry: a timm VisionTransformer
     images,  # some hundred images, normalised as the model wants them: a tensor, a Dataset or a DataLoader; labels are ignored

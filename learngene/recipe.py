@@ -101,11 +101,8 @@ class Recipe:
         _check(self)
 
     @classmethod
-    def load(
-        cls,
-        path,  # a YAML file, or the name of one that comes with the library, e.g. "digits/ancestry"
-    ):
-        "Read one recipe. ValueError names an unknown key (with the near one), a wrong type, or a value out of range."
+    def load(cls, path):
+        "Read a YAML file, or one that comes with the library (\"digits/ancestry\"). ValueError: unknown key (with the near one), wrong type, value out of range."
         return cls.from_dict(_read_yaml(find_recipe(path)), where=str(path))
 
     @classmethod
@@ -154,7 +151,7 @@ def _parse(cls, d, where):
         raise ValueError(f"{where}: {missing[0]!r} is missing.")
     return cls(**{k: _value(hints[k], v, f"{where}: {k}") for k, v in d.items()})
 
-
+# %% ../nbs/06_recipe.ipynb #711ed3a6
 def _value(kind, v, where):
     if dataclasses.is_dataclass(kind):
         return v if isinstance(v, kind) else _parse(kind, {} if v is None else v, where)
@@ -171,7 +168,7 @@ def _value(kind, v, where):
         raise ValueError(f"{where} is {v!r}, wanted {names}.")
     return v
 
-# %% ../nbs/06_recipe.ipynb #f50a7fc2
+# %% ../nbs/06_recipe.ipynb #dc5adee5
 _CHOICES = {"shape.classifier": ("fresh", "ancestry"), "augment.crop": ("resized", "pad", "none"), "train.precision": ("fp32", "bf16", "fp16")}
 _AT_LEAST = {
     "data.image_size": 1, "train.epochs": 0, "train.batch_size": 1, "train.lr": 0, "train.min_lr": 0, "train.warmup_lr": 0,
@@ -206,7 +203,7 @@ def _check(recipe):
     if recipe.model is not None and recipe.method.name != "from-scratch":
         raise ValueError(f"recipe {recipe.name!r}: a 'model' starts from random weights, so method.name must be 'from-scratch', not {recipe.method.name!r}.")
 
-# %% ../nbs/06_recipe.ipynb #4f29c3e8
+# %% ../nbs/06_recipe.ipynb #ae1a7e86
 def _own():
     "The folder of recipes that come with the library."
     return Path(learngene.__file__).parent / "recipes"
@@ -228,7 +225,7 @@ def profiles() -> list:
     "Names of the profiles that come with the library."
     return sorted({f.parent.name for f in _own().glob("*/*.yaml")})
 
-# %% ../nbs/06_recipe.ipynb #ed624fc5
+# %% ../nbs/06_recipe.ipynb #377c871a
 @dataclass(frozen=True)
 class Sweep:
     "All runs of a table: the product of the axes and the seeds over a base recipe."

@@ -46,7 +46,7 @@ def find_ancestry(
 
 # %% ../nbs/10_running.ipynb #72459f54
 def shown_images(
-    recipe: Recipe,
+    recipe: Recipe,  # states how many
     data,  # from `load_data`
 ):  # a Dataset
     "The unlabelled training images that `condense` looks at."
@@ -55,7 +55,7 @@ def shown_images(
 
 
 def start(
-    recipe: Recipe,
+    recipe: Recipe,  # of the run
     data,  # from `load_data`
     on_epoch=None,  # as in `fit`, should an ancestry be trained first
 ):  # (model, dict of what is known about its origin)

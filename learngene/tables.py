@@ -84,7 +84,7 @@ def say_difference(
 # %% ../nbs/11_tables.ipynb #b148b9c6
 def epochs_to(
     curves,  # from `to_curves`
-    method: str,
+    method: str,  # as labelled
     target: float,  # accuracy, 0 to 1
 ):  # an epoch, or None when it is not reached
     "First epoch at which a method's mean validation accuracy reaches the target."
@@ -135,7 +135,7 @@ class Results:
         records=(),  # the records it came from
     ):
         "Write a table (csv), a figure (svg, png) and their card."
-        card = dict(name=name, title=title, caption=caption, text=text, table=None, figure=None, records=self._origin(records))
+        card = dict(name=name, title=title, caption=caption, text=text, table=None, figure=None, records=_origin(self.ledger, records))
         if table is not None:
             card["table"] = f"tables/{name}.csv"
             write_atomic(self.folder / card["table"], table.to_csv())
@@ -146,10 +146,11 @@ class Results:
                 figure.savefig(self.folder / f"figures/{name}.{kind}", dpi=150, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
         write_atomic(self.folder / f"tables/{name}.json", json.dumps(card, indent=1) + "\n")
 
-    def _origin(self, records):
-        "File names of the records, under the shelf that each lies on."
-        shelves = dict(yours=self.ledger.folder / "local", committed=self.ledger.folder / "records")
-        names = sorted({file_name(r) for r in records})
-        found = {shelf: [n for n in names if (path / n).is_file() and not (shelf == "committed" and (shelves["yours"] / n).is_file())] for shelf, path in shelves.items()}
-        counted = set(found["yours"] + found["committed"])
-        return found | dict(not_counted=[n for n in names if n not in counted])
+# %% ../nbs/11_tables.ipynb #b28175d0
+def _origin(ledger, records):
+    "File names of the records, under the shelf that each lies on; yours count before the project's."
+    left, found = {file_name(r) for r in records}, {}
+    for shelf, folder in (("yours", "local"), ("committed", "records"), ("not_counted", "local/dirty")):
+        found[shelf] = sorted(n for n in left if (ledger.folder / folder / n).is_file())
+        left -= set(found[shelf])
+    return found

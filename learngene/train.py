@@ -31,7 +31,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 # %% ../nbs/08_train.ipynb #2589ac61
-def seed_epoch(seed, epoch, rank=0):
+def seed_epoch(
+    seed: int,  # of the run
+    epoch: int,  # from 1
+    rank=0,  # of the process
+):
     "Set all random generators for one epoch of one process."
     mixed = int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0])
     random.seed(mixed)
@@ -77,7 +81,7 @@ class EpochBatches:
 def evaluate(
     model,  # a classifier, on any device
     dataset,  # yields (image, label)
-    batch_size=256,
+    batch_size=256,  # images at once
     accelerator=None,  # with several processes: each looks at its share
 ) -> dict:  # accuracy (0 to 1), loss (mean cross-entropy) and images
     "Accuracy and loss on a data set; the model is left in the mode it was in. ValueError for an empty data set."
@@ -224,85 +228,118 @@ def fit(
     AcceleratorState._reset_state()  # a new precision may be asked for in the same process
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(recipe.train.precision, recipe.train.precision))
     with _borrowed_randomness():
-        result = _fit(model, data, recipe, folder, on_epoch if accelerator.is_main_process else lambda entry: None, stop_after, accelerator)
+        prepared = _prepare(model, data, recipe, accelerator)
+        result = _fit(prepared, data, folder, on_epoch if accelerator.is_main_process else lambda entry: None, stop_after)
     accelerator.free_memory()
     return result
 
-# %% ../nbs/08_train.ipynb #1b7d43ef
-def _fit(model, data, recipe, folder, on_epoch, stop_after, accelerator):
-    t = recipe.train
-    batches = EpochBatches(len(data.train), t.batch_size, recipe.seed, accelerator.process_index, accelerator.num_processes)
+# %% ../nbs/08_train.ipynb #13f5b4f1
+@dataclass
+class _Run:
+    "The parts of a training run."
+    recipe: object
+    accelerator: Accelerator
+    plain: nn.Module
+    model: nn.Module
+    optimizer: object
+    schedule: object
+    ema: object
+    mixup: object
+    loss_of: object
+    batches: EpochBatches
+    loader: DataLoader
+    result: Fit
+
+    @property
+    def judged(self):
+        return self.ema.module if self.ema else self.plain
+
+    @property
+    def stateful(self):
+        "Everything whose state a checkpoint holds."
+        parts = dict(model=self.plain, optimizer=self.optimizer, ema=self.ema and self.ema.module, scaler=self.accelerator.scaler)
+        return {name: part for name, part in parts.items() if part is not None}
+
+# %% ../nbs/08_train.ipynb #73fd4d7f
+def _prepare(model, data, recipe, accelerator):
+    t, world = recipe.train, accelerator.num_processes
+    batches = EpochBatches(len(data.train), t.batch_size, recipe.seed, accelerator.process_index, world)
     mixup, loss_of = _loss(recipe, model.num_classes)
-    if mixup and batches.batch_size // accelerator.num_processes % 2:
-        raise ValueError(f"Mixup needs an even number of images a process, here it is {batches.batch_size // accelerator.num_processes}; change train.batch_size.")
+    if mixup and batches.batch_size // world % 2:
+        raise ValueError(f"Mixup needs an even number of images a process, here it is {batches.batch_size // world}; change train.batch_size.")
     set_drop_path(model, t.drop_path)
     model.train().to(accelerator.device)
     optimizer, schedule = _optimizer(recipe, model, len(batches))
     ema = ModelEmaV3(model, decay=t.ema) if t.ema else None
-    plain, (model, optimizer) = model, accelerator.prepare(model, optimizer)
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
     loader = DataLoader(data.train, batch_sampler=batches, num_workers=t.workers, worker_init_fn=_seed_worker, pin_memory=accelerator.device.type == "cuda")
-    result = Fit([], device=_device_name(accelerator.device), processes=accelerator.num_processes)
-    parts = dict(model=plain, optimizer=optimizer) | (dict(ema=ema.module) if ema else {}) | (dict(scaler=accelerator.scaler) if accelerator.scaler else {})
-    first = _resume(parts, result, load_checkpoint(folder, recipe.key, accelerator.print) if folder else None)
-    judged = ema.module if ema else plain
+    result = Fit([], device=_device_name(accelerator.device), processes=world)
+    return _Run(recipe, accelerator, model, wrapped, optimizer, schedule, ema, mixup, loss_of, batches, loader, result)
 
-    def note(epoch, train_loss):
-        if epoch % t.eval_every == 0 or epoch == t.epochs:
-            entry = dict(epoch=epoch, lr=max(g["lr"] for g in optimizer.param_groups), train_loss=train_loss)
-            if len(data.val):
-                found = evaluate(judged, data.val, accelerator=accelerator)
-                entry |= dict(val_accuracy=found["accuracy"], val_loss=found["loss"])
-            result.history.append(entry)
-            on_epoch(entry)
-
+# %% ../nbs/08_train.ipynb #f5d398be
+def _fit(r, data, folder, on_epoch, stop_after):
+    t, result, accelerator = r.recipe.train, r.result, r.accelerator
+    first = _resume(r, load_checkpoint(folder, r.recipe.key, accelerator.print) if folder else None)
     if first == 1:
-        note(0, None)
+        on_epoch(_note(r, data, 0, None))
     for epoch in range(first, t.epochs + 1):
-        seed_epoch(recipe.seed, epoch, accelerator.process_index)
-        batches.epoch = epoch
-        loss = _epoch(accelerator, model, loader, mixup, loss_of, optimizer, schedule, ema, plain, (epoch - 1) * len(batches), t, result)
+        loss = _epoch(r, epoch)
         if not np.isfinite(loss):
             raise FloatingPointError(f"the loss became {loss} in epoch {epoch}; lower train.lr, or set train.clip_grad or another train.precision.")
-        note(epoch, loss)
+        if epoch % t.eval_every == 0 or epoch == t.epochs:
+            on_epoch(_note(r, data, epoch, loss))
         result.peak_memory_mb = max(result.peak_memory_mb, _peak_memory_mb(accelerator.device))
         if folder and accelerator.is_main_process:
-            save_checkpoint(folder, dict(key=recipe.key, epoch=epoch, result=vars(result), **{k: v.state_dict() for k, v in parts.items()}))
+            save_checkpoint(folder, dict(key=r.recipe.key, epoch=epoch, result=vars(result), **{k: v.state_dict() for k, v in r.stateful.items()}))
         if epoch == stop_after:
             break
-    if ema:
-        plain.load_state_dict(ema.module.state_dict())
-    merge(plain).eval()
+    if r.ema:
+        r.plain.load_state_dict(r.ema.module.state_dict())
+    merge(r.plain).eval()
     return result
 
-# %% ../nbs/08_train.ipynb #13f5b4f1
-def _epoch(accelerator, model, loader, mixup, loss_of, optimizer, schedule, ema, plain, step, t, result):
+# %% ../nbs/08_train.ipynb #8f2c48f7
+def _epoch(r, epoch):
     "One pass over the training images; the mean loss."
-    model.train()
+    t, device = r.recipe.train, r.accelerator.device
+    seed_epoch(r.recipe.seed, epoch, r.accelerator.process_index)
+    r.batches.epoch, step = epoch, (epoch - 1) * len(r.batches)
+    r.model.train()
     start, losses = time.perf_counter(), []
-    for x, y in loader:
-        x, y = x.to(accelerator.device, non_blocking=True), y.to(accelerator.device, non_blocking=True)
-        if mixup:
-            x, y = mixup(x, y)
-        schedule.step_update(step)
-        losses.append(_step(accelerator, model, optimizer, loss_of, x, y, t.micro_batch or len(x), t.clip_grad))
+    for x, y in r.loader:
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        if r.mixup:
+            x, y = r.mixup(x, y)
+        r.schedule.step_update(step)
+        losses.append(_step(r.accelerator, r.model, r.optimizer, r.loss_of, x, y, t.micro_batch or len(x), t.clip_grad))
         step += 1
-        if ema:
-            ema.update(plain, step)
-        result.images += len(x) * accelerator.num_processes
-    mean = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
-    result.seconds += time.perf_counter() - start
+        if r.ema:
+            r.ema.update(r.plain, step)
+    mean = r.accelerator.reduce(torch.stack(losses).mean(), "mean").item()
+    r.result.images += len(losses) * r.batches.batch_size
+    r.result.seconds += time.perf_counter() - start
     return mean
 
 
-def _resume(parts, result, state):
+def _note(r, data, epoch, train_loss):
+    "Validate, and write the epoch into the history; the entry."
+    entry = dict(epoch=epoch, lr=max(g["lr"] for g in r.optimizer.param_groups), train_loss=train_loss)
+    if len(data.val):
+        found = evaluate(r.judged, data.val, accelerator=r.accelerator)
+        entry |= dict(val_accuracy=found["accuracy"], val_loss=found["loss"])
+    r.result.history.append(entry)
+    return entry
+
+# %% ../nbs/08_train.ipynb #0ed4ae8a
+def _resume(r, state):
     "Put a checkpoint back; the first epoch to do."
     if state is None:
         return 1
-    for name, part in parts.items():
+    for name, part in r.stateful.items():
         part.load_state_dict(state[name])
     for name, value in state["result"].items():
-        setattr(result, name, value)
-    result.resumed_at = state["epoch"]
+        setattr(r.result, name, value)
+    r.result.resumed_at = state["epoch"]
     return state["epoch"] + 1
 
 
