@@ -19,6 +19,7 @@ import hashlib
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -151,7 +152,7 @@ def _each(recipes, ledger, workers):
             yield recipe, _attempt(recipe, ledger)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         jobs = {pool.submit(_attempt, recipe, ledger): recipe for recipe in recipes}
         try:
             for job in as_completed(jobs):
@@ -159,6 +160,12 @@ def _each(recipes, ledger, workers):
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _start_worker():
+    "One thread; and an end when the parent ends, however it does, instead of waiting for work that never comes."
+    torch.set_num_threads(1)
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def _attempt(recipe, ledger):
