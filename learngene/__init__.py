@@ -12,6 +12,7 @@ _API = {
     "cluster": ["HeadCluster", "cluster_heads", "cluster_ffns"],
     "condensing": ["Learngene", "condense"],
     "inheriting": ["share_heads", "Plan", "plan", "inherit", "merge", "save_descendant", "load_descendant"],
+    "refitting": ["refit", "RefitReport"],
     "data": ["load_data"],
     "recipe": ["Recipe", "Sweep"],
     "train": ["fit", "evaluate"],

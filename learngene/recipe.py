@@ -250,7 +250,7 @@ class Sweep:
             for _, change in combination:
                 settings = _merge(settings, change or {})
             for seed in self.seeds:
-                name = "-".join([self.name, *map(str, labels.values())])
+                name = "-".join([self.name, *map(str, labels.values())]).replace(" ", "_")
                 recipe = Recipe.from_dict(settings | dict(name=name, seed=seed), where=f"{self.name} {labels}")
                 out.append((labels | dict(seed=seed), recipe))
         return out

@@ -120,6 +120,7 @@ def draw_curves(
         ax.plot(mean.index, mean, color=f"C{i}", label=method)
         ax.fill_between(mean.index, mean - sd, mean + sd, color=f"C{i}", alpha=0.2, lw=0)
     ax.set(xlabel="epoch", ylabel="validation accuracy (%)")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
     return ax

@@ -36,6 +36,10 @@ class ClusterLearngene:
         "A timm VisionTransformer started from the learngene."
         return inherit(payload, **self._how(shape))
 
+    def plan(self, payload, shape=Shape()):
+        "Which piece goes where."
+        return plan(payload, **self._how(shape))
+
     def inherited_params(self, payload, shape=Shape()):
         "Distinct values taken from the ancestry."
-        return plan(payload, **self._how(shape)).inherited_params
+        return self.plan(payload, shape).inherited_params

@@ -25,10 +25,17 @@ class PretrainingFinetuning:
         clusters = [[HeadCluster((h,), h, 0.0) for h in range(b.attn.num_heads)] for b in ancestry.blocks]
         return gather(ancestry, clusters, [[layer] for layer in range(len(clusters))])
 
+    def _how(self, shape):
+        return dict(depth=shape.depth, heads=shape.heads, num_classes=shape.num_classes, proj="folded", ffn="copy", layers=self.layers)
+
     def expand(self, payload, shape=Shape()):
         "A timm VisionTransformer that starts with the ancestry's layers and heads."
-        return inherit(payload, shape.depth, shape.heads, num_classes=shape.num_classes, proj="folded", ffn="copy", layers=self.layers)
+        return inherit(payload, **self._how(shape))
+
+    def plan(self, payload, shape=Shape()):
+        "Which piece goes where."
+        return plan(payload, **self._how(shape))
 
     def inherited_params(self, payload, shape=Shape()):
         "Values taken over."
-        return plan(payload, shape.depth, shape.heads, num_classes=shape.num_classes, proj="folded", ffn="copy", layers=self.layers).inherited_params
+        return self.plan(payload, shape).inherited_params
