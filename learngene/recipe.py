@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -250,7 +251,7 @@ class Sweep:
             for _, change in combination:
                 settings = _merge(settings, change or {})
             for seed in self.seeds:
-                name = "-".join([self.name, *map(str, labels.values())]).replace(" ", "_")
+                name = re.sub(r"[^\w.+-]+", "_", "-".join([self.name, *map(str, labels.values())]))  # it becomes a file's
                 recipe = Recipe.from_dict(settings | dict(name=name, seed=seed), where=f"{self.name} {labels}")
                 out.append((labels | dict(seed=seed), recipe))
         return out

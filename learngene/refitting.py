@@ -82,7 +82,7 @@ def refit(
     attention=True,  # solve W^O
     ffn=True,  # solve W_2
 ) -> RefitReport:
-    "Solve a descendant's output matrices so that its residual stream follows the ancestry's; no labels, no training. ValueError for models that do not match, ridge <= 0, no or non-finite images."
+    "Solve a descendant's output matrices so that its stream follows the ancestry's; no labels, no training. ValueError: models that do not match, ridge <= 0, bad images."
     sources = _check(child, ancestry, ridge, sources)
     began, device = time.perf_counter(), next(child.parameters()).device
     with _as_found(child, ancestry), torch.no_grad():

@@ -8,6 +8,7 @@ import pytest
 from nbclient import NotebookClient
 
 from learngene.cli import notebooks, run_notebook
+from learngene.recipe import Sweep
 
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if p.parent.name != "paper" and ".ipynb_checkpoints" not in p.parts)
@@ -35,14 +36,15 @@ def test_paper_notebooks_run_and_then_render_from_records(tmp_path, monkeypatch,
     for name, path in notebooks().items():
         run_notebook(path, tmp_path / "out" / f"{name}.ipynb", parameters)
     records = sorted((tmp_path / "smoke" / "local").rglob("*.json"))
-    assert len(records) == 12
+    wanted = {recipe.key for sweep in ("table2", "beyond") for _, recipe in Sweep.load(f"smoke/{sweep}").cells()}
+    assert {record.stem.rsplit("-", 1)[-1] for record in records} == wanted
     for record in records:  # a modified tree sets its records aside; put them where tables look, to render from them
         os.replace(record, tmp_path / "smoke" / "local" / record.name)
     cards = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "smoke" / "tables").glob("*.json")}
     assert set(cards) == set(notebooks())
     tables = {p.name: p.read_bytes() for p in (tmp_path / "smoke" / "tables").glob("*.csv")}
     capsys.readouterr()
-    for name in ("table2", "figure5"):
+    for name in ("table2", "figure5", "beyond"):
         run_notebook(notebooks()[name], tmp_path / "again" / f"{name}.ipynb", parameters)
     assert "have no record yet" not in capsys.readouterr().out
     assert {p.name: p.read_bytes() for p in (tmp_path / "smoke" / "tables").glob("*.csv")} == tables, "tables from records differ from tables from runs"

@@ -13,16 +13,27 @@ from .core import Shape, register
 
 from dataclasses import dataclass
 
+import torch
+
 # %% ../../nbs/methods/02_pretraining_finetuning.ipynb #80aaff3e
 @register("pretraining-finetuning")
 @dataclass(frozen=True)
 class PretrainingFinetuning:
-    "The first layers and heads of the ancestry, as they are."
+    "Layers and heads of the ancestry, as they are."
     layers: str = "front"  # which layers: the first ones, or "even"ly spaced
+    heads: str = "first"  # which heads of a layer: the first ones, or "random" ones
+    pick: int = 0  # seed of the random choice
+
+    def __post_init__(self):
+        if self.heads not in ("first", "random"):
+            raise ValueError(f"heads is {self.heads!r}, wanted first or random.")
 
     def condense(self, ancestry, images=None):
-        "The whole ancestry; images are not looked at."
-        clusters = [[HeadCluster((h,), h, 0.0) for h in range(b.attn.num_heads)] for b in ancestry.blocks]
+        "The whole ancestry, heads in the order in which they are taken; images are not looked at."
+        gen = torch.Generator().manual_seed(self.pick)
+        counts = [b.attn.num_heads for b in ancestry.blocks]
+        orders = [range(n) if self.heads == "first" else torch.randperm(n, generator=gen).tolist() for n in counts]
+        clusters = [[HeadCluster((h,), h, 0.0) for h in order] for order in orders]
         return gather(ancestry, clusters, [[layer] for layer in range(len(clusters))])
 
     def _how(self, shape):

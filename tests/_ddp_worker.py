@@ -1,0 +1,100 @@
+"""Small things to train in seconds, and one process of a distributed run: `python -m torch.distributed.run ... _ddp_worker.py JOB FOLDER`."""
+import json
+import os
+import sys
+from pathlib import Path
+
+import learngene as lg
+
+import timm
+import torch
+
+from learngene.recipe import Recipe
+from learngene.vit import fingerprint, save_vit
+
+PLAIN = dict(crop="none", hflip=0, rand_augment=None, erasing=0, mixup=0, cutmix=0)
+RICH = dict(crop="resized", hflip=0.5, rand_augment="rand-m9-mstd0.5-inc1", erasing=0.25, mixup=0.8, cutmix=1.0)
+VIT = dict(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=16, depth=3, num_heads=2)
+
+
+def vit(seed=0, **change):
+    "A random ViT for digits, with weights large enough for its heads to differ."
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = timm.models.VisionTransformer(**(VIT | change))
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+    return model.eval()
+
+
+def saved_vit(folder, **change):
+    return str(save_vit(vit(**change), folder))
+
+
+def recipe(ancestry=None, **change):
+    "A recipe on 150 digits, 4 steps an epoch: no augmentation unless asked for. `change` goes into the parts."
+    d = dict(name="tiny", method=dict(name="pretraining-finetuning"), data=dict(fraction=0.12), augment=PLAIN,
+             train=dict(epochs=2, batch_size=32, lr=1e-3, lr_batch=None, warmup_epochs=1))
+    if ancestry:
+        d["ancestry"] = str(ancestry)
+    else:
+        d |= dict(model=dict(VIT), method=dict(name="from-scratch"))
+    for part, value in change.items():
+        d[part] = d.get(part, {}) | value if isinstance(value, dict) and part in ("data", "augment", "train", "shape") else value
+    return Recipe.from_dict(d)
+
+
+def distributed_fit(folder, **change):
+    "Fit the recipe with what processes there are; what this process saw."
+    from learngene.train import fit
+
+    r = recipe(**change)
+    data = lg.load_data(r.data, r.augment)
+    model = vit()
+    done = fit(model, data, r, on_epoch=False)
+    return dict(weights=fingerprint(model), history=done.history, processes=done.processes, images=done.images), model
+
+
+JOBS = {
+    "plain": dict(),
+    "rich": dict(augment=RICH, train=dict(ema=0.9, drop_path=0.1, micro_batch=8, clip_grad=1.0)),
+    "steep": dict(train=dict(clip_grad=0.5)),
+}
+
+
+def main(folder):
+    "All jobs in one start of the processes, which is what takes the time."
+    from accelerate import Accelerator
+    from safetensors.torch import save_file
+
+    from learngene.train import evaluate
+
+    torch.set_num_threads(1)
+    rank, found = int(os.environ["RANK"]), {}
+    for job, change in JOBS.items():
+        found[job], model = distributed_fit(folder, **change)
+        save_file(model.state_dict(), folder / f"{job}-{rank}.safetensors")
+
+    accelerator = Accelerator()
+    r = recipe()
+    data = lg.load_data(r.data)
+    odd = torch.utils.data.Subset(data.test, range(101))  # cannot be split evenly
+    found["evaluate"] = evaluate(vit(), odd, batch_size=16, accelerator=accelerator)
+    found["evaluate_one"] = evaluate(vit(), torch.utils.data.Subset(data.test, range(1)), accelerator=accelerator)
+
+    book = lg.Ledger(folder / "ledger")
+    ancestry = folder / "ancestry.yaml"
+    if rank == 0:
+        recipe(name="teacher", train=dict(epochs=1)).save(ancestry)
+    accelerator.wait_for_everyone()
+    try:
+        record = lg.run(recipe(ancestry, name="child"), book, on_epoch=False)
+        found["run"] = dict(weights=record["meta_info"]["weights"], ancestry=record["meta_info"]["ancestry"], processes=record["run_info"]["processes"])
+    except Exception as e:
+        found["run"] = dict(error=f"{type(e).__name__}: {e}")
+    (folder / f"found-{rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

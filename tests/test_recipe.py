@@ -1,0 +1,411 @@
+"Recipes: strict to read, whole when written, and one key for one run."
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from learngene.recipe import AugmentSpec, DataSpec, MethodSpec, Recipe, ShapeSpec, Sweep, TrainSpec, find_recipe, profiles
+
+GOOD = dict(name="r", ancestry="vit_nano_p2_8.digits")
+
+
+def make(**change):
+    return Recipe.from_dict(GOOD | change)
+
+
+PARTS = dict(data=DataSpec, augment=AugmentSpec, train=TrainSpec, method=MethodSpec, shape=ShapeSpec)
+
+
+# --- what is refused
+
+@pytest.mark.parametrize("change, says", [
+    (dict(ancestor="x"), ["unknown key 'ancestor'", "did you mean 'ancestry'?"]),
+    (dict(seeds=1), ["unknown key 'seeds'", "did you mean 'seed'?"]),
+    (dict(train=dict(epoch=1)), ["train: unknown key 'epoch'", "did you mean 'epochs'?"]),
+    (dict(data=dict(fractoin=0.5)), ["data: unknown key 'fractoin'", "did you mean 'fraction'?"]),
+    (dict(augment=dict(mix_up=0.5)), ["augment: unknown key 'mix_up'", "did you mean 'mixup'?"]),
+    (dict(method=dict(option={})), ["method: unknown key 'option'", "did you mean 'options'?"]),
+    (dict(shape=dict(head=3)), ["shape: unknown key 'head'", "did you mean 'heads'?"]),
+    (dict(qqqq=1), ["unknown key 'qqqq'", "known are name, seed"]),
+])
+def test_unknown_keys_name_the_near_one_at_every_level(change, says):
+    with pytest.raises(ValueError) as e:
+        make(**change)
+    assert all(s in str(e.value) for s in says), e.value
+
+
+def test_a_key_that_is_no_word():
+    with pytest.raises(ValueError, match="unknown key 3"):
+        Recipe.from_dict(GOOD | {3: 1})
+
+
+def test_a_far_key_gets_no_suggestion():
+    with pytest.raises(ValueError) as e:
+        make(train=dict(qqqqqq=1))
+    assert "did you mean" not in str(e.value)
+
+
+@pytest.mark.parametrize("change, says", [
+    (dict(seed=True), "seed is True, wanted int"),
+    (dict(seed=1.0), "seed is 1.0, wanted int"),
+    (dict(seed="1"), "seed is '1', wanted int"),
+    (dict(name=2024), "name is 2024, wanted str"),
+    (dict(name=None), "name is None, wanted str"),
+    (dict(train=dict(epochs=True)), "train: epochs is True, wanted int"),
+    (dict(train=dict(epochs=2.5)), "train: epochs is 2.5, wanted int"),
+    (dict(train=dict(lr=True)), "train: lr is True, wanted float"),
+    (dict(train=dict(lr=None)), "train: lr is None, wanted float"),
+    (dict(train=dict(lr="fast")), "train: lr is 'fast', wanted float"),
+    (dict(train=dict(lr=[1e-3])), "wanted float"),
+    (dict(train=dict(ema=False)), "train: ema is False, wanted float or nothing"),
+    (dict(train=dict(lr_batch=512.0)), "train: lr_batch is 512.0, wanted int or nothing"),
+    (dict(train=dict(precision=None)), "precision is None, wanted str"),
+    (dict(train=[1]), "train is [1], wanted keys: epochs"),
+    (dict(data="digits"), "data is 'digits', wanted keys: name"),
+    (dict(data=dict(download=1)), "download is 1, wanted bool"),
+    (dict(data=dict(path=1)), "path is 1, wanted str or nothing"),
+    (dict(augment=dict(rand_augment=False)), "wanted str or nothing"),
+    (dict(method=dict(options=[1])), "options is [1], wanted dict"),
+    (dict(method=dict(options=None)), "options is None, wanted dict"),
+    (dict(shape=dict(heads="3")), "heads is '3', wanted int or list or nothing"),
+    (dict(shape=dict(heads=True)), "heads is True"),
+    (dict(shape=dict(depth=6.0)), "depth is 6.0, wanted int or nothing"),
+    (dict(ancestry=7), "ancestry is 7, wanted str or nothing"),
+    (dict(ancestry=None, model=["x"]), "model is ['x'], wanted dict or nothing"),
+])
+def test_wrong_types_say_where_and_what(change, says):
+    with pytest.raises(ValueError) as e:
+        make(**change)
+    assert says in str(e.value)
+    assert str(e.value).startswith("recipe: ")
+
+
+RANGES = [
+    ("train", "epochs", -1), ("train", "batch_size", 0), ("train", "lr", -1e-9), ("train", "min_lr", -1.0), ("train", "warmup_lr", -1.0), ("train", "warmup_epochs", -1),
+    ("train", "weight_decay", -0.1), ("train", "lr_batch", 0), ("train", "clip_grad", -1.0), ("train", "micro_batch", 0), ("train", "eval_every", 0), ("train", "workers", -1),
+    ("train", "label_smoothing", 1.5), ("train", "label_smoothing", -0.1), ("train", "drop_path", 1.1), ("train", "ema", 1.1), ("train", "ema", -0.1), ("train", "precision", "fp8"),
+    ("data", "fraction", 0), ("data", "fraction", 25), ("data", "val_fraction", -0.1), ("data", "val_fraction", 1.1), ("data", "crop_pct", 2), ("data", "image_size", 0),
+    ("augment", "crop", "random"), ("augment", "pad", -1), ("augment", "scale_min", -0.1), ("augment", "hflip", 2), ("augment", "erasing", -1), ("augment", "mixup", -1), ("augment", "cutmix", -1),
+    ("method", "images", 0), ("shape", "classifier", "new"),
+]
+
+
+@pytest.mark.parametrize("part, name, value", RANGES)
+def test_values_out_of_range(part, name, value):
+    with pytest.raises(ValueError, match=rf"recipe 'r': {part}\.{name} is .*, wanted "):
+        make(**{part: {name: value}})
+    with pytest.raises(ValueError, match=rf"{part}\.{name}"):  # a recipe made in Python is checked as well
+        Recipe(**GOOD, **{part: PARTS[part](**{name: value})})
+
+
+@pytest.mark.parametrize("name", [f.name for part in (DataSpec, AugmentSpec, TrainSpec) for f in dataclasses.fields(part) if "float" in str(f.type)])
+def test_nan_is_never_in_range(name):
+    part = next(p for p, cls in PARTS.items() if name in [f.name for f in dataclasses.fields(cls)])
+    for nan in (float("nan"), "nan", ".nan"):
+        with pytest.raises(ValueError, match=name):
+            make(**{part: {name: nan}})
+
+
+def test_every_number_has_a_range():
+    "A field added later without a range fails here."
+    checked = {(part, name) for part, name, _ in RANGES} | {("data", "fraction_seed"), ("data", "split_seed"), ("shape", "depth"), ("shape", "heads")}  # the last two depend on the ancestry
+    numbers = {(part, f.name) for part, cls in PARTS.items() for f in dataclasses.fields(cls) if any(k in str(f.type) for k in ("int", "float")) and "bool" not in str(f.type)}
+    assert numbers <= checked
+
+
+def test_edges_of_ranges_are_allowed():
+    make(data=dict(fraction=1, val_fraction=0), train=dict(epochs=0, ema=0, drop_path=0, warmup_epochs=0, lr=0), augment=dict(mixup=0, cutmix=0, erasing=1, hflip=1))
+
+
+def test_where_the_architecture_comes_from():
+    with pytest.raises(ValueError, match="either 'ancestry' or 'model'"):
+        Recipe.from_dict(dict(name="r"))
+    with pytest.raises(ValueError, match="either 'ancestry' or 'model'"):
+        make(model={})
+    with pytest.raises(ValueError, match="method.name must be 'from-scratch'"):
+        Recipe.from_dict(dict(name="r", model={}))
+    Recipe.from_dict(dict(name="r", model={}, method=dict(name="from-scratch")))
+
+
+def test_name_is_needed():
+    with pytest.raises(ValueError, match="'name' is missing"):
+        Recipe.from_dict(dict(ancestry="x"))
+
+
+# --- numbers as YAML gives them
+
+@pytest.mark.parametrize("written, value", [("1e-4", 1e-4), ("5.0e-4", 5e-4), ("1", 1.0), ("'2e-3'", 2e-3), ("+1E-1", 0.1), (".5", 0.5)])
+def test_floats_as_people_write_them(written, value):
+    r = make(**yaml.safe_load(f"train: {{lr: {written}}}"))
+    assert r.train.lr == value and type(r.train.lr) is float
+
+
+def test_an_int_for_a_float_becomes_a_float():
+    r = make(train=dict(ema=1, clip_grad=1), augment=dict(mixup=0))
+    assert [type(v) for v in (r.train.ema, r.train.clip_grad, r.augment.mixup)] == [float] * 3
+
+
+def test_empty_part_means_defaults():
+    assert make(**yaml.safe_load("train:\ndata: {}")) == make()
+
+
+# --- the key
+
+def test_key_ignores_name_order_spelling_and_defaults():
+    key = make().key
+    assert len(key) == 12 and set(key) <= set("0123456789abcdef")
+    assert make(name="other").key == key
+    assert Recipe.from_dict(dict(reversed(GOOD.items()))).key == key
+    assert make(train=dict(epochs=50, lr=5e-4), data={}, seed=0).key == key
+    assert make(train=dict(lr="5e-4", weight_decay="0.05")).key == key
+    assert make(train=dict(drop_path=0)).key == make(train=dict(drop_path=0.0)).key == key
+    assert make(method=dict(options=dict(a=1, b=2))).key == make(method=dict(options=dict(b=2, a=1))).key
+
+
+def test_key_is_the_same_in_another_process():
+    code = "from learngene.recipe import Recipe; print(Recipe.from_dict(dict(name='x', ancestry='vit_nano_p2_8.digits')).key)"
+    for hashseed in ("1", "2"):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONHASHSEED": hashseed})
+        assert done.stdout.strip() == make().key
+
+
+def _other(value, f):
+    "A value that differs and is allowed."
+    special = dict(precision="bf16", crop="none", classifier="ancestry", name="from-scratch", ancestry="deit_small_patch16_224", heads=[3, 3], options={"eps": 1.0}, rand_augment=None,
+                   path="/x", depth=2, clip_grad=1.0, ema=0.5, micro_batch=2)
+    if f in special:
+        return special[f]
+    return not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else value / 2 if value else 0.25
+
+
+@pytest.mark.parametrize("part, field", [(p, f.name) for p, cls in PARTS.items() for f in dataclasses.fields(cls)])
+def test_every_field_is_in_the_key(part, field):
+    value = _other(getattr(getattr(make(), part), field), field)
+    changed = make(**{part: {field: value}})
+    assert getattr(getattr(changed, part), field) == value
+    assert changed.key != make().key
+
+
+def test_seed_and_ancestry_are_in_the_key():
+    keys = {make().key, make(seed=1).key, make(ancestry="b").key, Recipe.from_dict(dict(name="r", model={}, method=dict(name="from-scratch"))).key,
+            Recipe.from_dict(dict(name="r", model=dict(depth=1), method=dict(name="from-scratch"))).key}
+    assert len(keys) == 5
+
+
+def test_key_survives_saving(tmp_path):
+    r = make(shape=dict(heads=[1, 2]), train=dict(lr="1e-30", ema=0.1 + 0.2), method=dict(options=dict(eps=1 / 3)), name="Häuser: *&!'\"#")
+    again = Recipe.load(r.save(tmp_path / "r.yaml"))
+    assert again == r and again.key == r.key and again.to_dict() == r.to_dict()
+    assert Recipe.from_dict(json.loads(json.dumps(r.to_dict()))).key == r.key  # a record holds it as JSON
+
+
+def test_key_of_a_recipe_made_in_python():
+    "Recipes that are equal have one key, also where an int stands for a float."
+    a, b = Recipe(**GOOD, augment=AugmentSpec(mixup=0, erasing=0)), Recipe(**GOOD, augment=AugmentSpec(mixup=0.0, erasing=0.0))
+    assert a == b
+    assert a.key == b.key
+    assert Recipe.from_dict(a.to_dict()).key == a.key
+
+
+def test_to_dict_is_a_copy():
+    r = make(method=dict(options=dict(a=[1])))
+    r.to_dict()["method"]["options"]["a"].append(2)
+    assert r.method.options == dict(a=[1])
+
+
+# --- files
+
+def test_save_is_atomic(tmp_path, monkeypatch):
+    file = make().save(tmp_path / "deep" / "r.yaml")
+    before = file.read_bytes()
+    monkeypatch.setattr(os, "replace", lambda *a: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.raises(OSError):
+        make(seed=5).save(file)
+    assert file.read_bytes() == before and list(file.parent.iterdir()) == [file]
+
+
+def test_unreadable_files(tmp_path):
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    (tmp_path / "empty.yaml").write_text("")
+    (tmp_path / "odd.yaml").write_text("name: x\nancestry: y\ntrain: {lrr: 1}\n")
+    for file, says in [("bad", "is not YAML"), ("list", "holds list, wanted a mapping"), ("empty", "holds NoneType"), ("odd", "unknown key 'lrr' (did you mean 'lr'?)")]:
+        with pytest.raises(ValueError) as e:
+            Recipe.load(tmp_path / f"{file}.yaml")
+        assert says in str(e.value) and f"{file}.yaml" in str(e.value)
+
+
+def test_yaml_cannot_run_code(tmp_path):
+    (tmp_path / "evil.yaml").write_text(f"!!python/object/apply:os.system ['touch {tmp_path}/ran']")
+    with pytest.raises(ValueError, match="not YAML"):
+        Recipe.load(tmp_path / "evil.yaml")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_unknown_name_suggests(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="did you mean 'digits/table2'"):
+        find_recipe("digits/tabel2")
+    assert "digits" in profiles()
+
+
+def test_every_shipped_recipe_loads():
+    from learngene.recipe import _own
+
+    files = sorted(_own().glob("*/*.yaml"))
+    assert len(files) >= 3
+    for file in files:
+        is_sweep = "vary" in yaml.safe_load(file.read_text())
+        made = (Sweep if is_sweep else Recipe).load(f"{file.parent.name}/{file.stem}")
+        if is_sweep:
+            keys = [r.key for _, r in made.cells()]
+            assert len(set(keys)) == len(keys)
+
+
+# --- sweeps
+
+BASE = dict(ancestry="vit_nano_p2_8.digits", method=dict(name="cluster-learngene", images=77, options=dict(eps=0.5, proj="folded")), data=dict(image_size=8, val_fraction=0.2), train=dict(epochs=3))
+
+
+def sweep(vary, seeds=(0, 1), base=BASE):
+    return Sweep("table", base, vary, list(seeds))
+
+
+def test_sweep_is_the_product_in_order():
+    cells = sweep(dict(a=dict(x=None, y=dict(train=dict(epochs=4))), b={"p": {}, "q": dict(data=dict(fraction=0.5)), "r": dict(data=dict(fraction=0.25))})).cells()
+    assert [tuple(labels.values()) for labels, _ in cells] == [(a, b, s) for a in "xy" for b in "pqr" for s in (0, 1)]
+    assert all(list(labels) == ["a", "b", "seed"] for labels, _ in cells)
+    for labels, r in cells:
+        assert r.seed == labels["seed"]
+        assert r.train.epochs == (3 if labels["a"] == "x" else 4)
+        assert r.data.fraction == dict(p=1.0, q=0.5, r=0.25)[labels["b"]]
+        assert (r.data.val_fraction, r.method.images) == (0.2, 77)
+    assert len({r.key for _, r in cells}) == len(cells)
+    assert len({r.name for _, r in cells}) == 6 and all(r.name.startswith("table-") for _, r in cells)
+
+
+def test_sweep_leaves_its_base_alone():
+    base = json.loads(json.dumps(BASE))
+    s = sweep(dict(a=dict(x=dict(train=dict(epochs=9), method=dict(options=dict(eps=9.0))))), base=base)
+    assert s.cells()[0][1].train.epochs == 9
+    assert base == BASE
+
+
+def test_method_options_are_replaced_with_its_name_and_merged_without():
+    cells = sweep(dict(m=dict(other=dict(method=dict(name="from-scratch")), aligned=dict(method=dict(options=dict(proj="aligned"))), same={})), seeds=[0]).cells()
+    other, aligned, same = (r.method for _, r in cells)
+    assert (other.name, other.options) == ("from-scratch", {})
+    assert (aligned.name, aligned.options, aligned.images) == ("cluster-learngene", dict(eps=0.5, proj="aligned"), 77)
+    assert same.options == dict(eps=0.5, proj="folded")
+
+
+def test_later_axes_win():
+    cells = sweep(dict(a=dict(x=dict(train=dict(epochs=5))), b=dict(y=dict(train=dict(epochs=6)))), seeds=[0]).cells()
+    assert cells[0][1].train.epochs == 6
+
+
+def write(tmp_path, **change):
+    d = dict(name="table", base=BASE, vary=dict(method=dict(ours={}))) | change
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(d, sort_keys=False))
+    return tmp_path / "s.yaml"
+
+
+def test_sweep_file(tmp_path):
+    assert Sweep.load(write(tmp_path)).seeds == [0, 1, 2]
+    for change, says in [(dict(seed=[1]), "did you mean 'seeds'?"), (dict(bases={}), "did you mean 'base'?"), (dict(seeds=3), "seeds is 3, wanted list"), (dict(vary=[1]), "vary is [1], wanted dict")]:
+        with pytest.raises(ValueError) as e:
+            Sweep.load(write(tmp_path, **change))
+        assert says in str(e.value)
+
+
+@pytest.mark.parametrize("change, says", [
+    (dict(train=dict(epohcs=1)), "did you mean 'epochs'?"), (dict(trian=dict(epochs=1)), "did you mean 'train'?"),
+    (dict(train=dict(epochs="many")), "wanted int"), (dict(data=dict(fraction=7)), "a share between 0 and 1"),
+])
+def test_an_error_in_one_cell_names_the_cell(tmp_path, change, says):
+    file = write(tmp_path, vary=dict(method=dict(good={}), images=dict(all={}, bad_one=change)))
+    with pytest.raises(ValueError) as e:
+        Sweep.load(file)
+    assert says in str(e.value) and "bad_one" in str(e.value)
+
+
+def test_seeds_are_checked(tmp_path):
+    with pytest.raises(ValueError, match="seed is 'a', wanted int"):
+        Sweep.load(write(tmp_path, seeds=[0, "a"]))
+    with pytest.raises(ValueError, match="seed is True"):
+        Sweep.load(write(tmp_path, seeds=[True]))
+
+
+# --- more ways to be wrong
+
+@pytest.mark.parametrize("change", [dict(seed=-1), dict(data=dict(fraction_seed=-1)), dict(data=dict(split_seed=-1))])
+def test_negative_seeds_are_refused_at_once(change):
+    with pytest.raises(ValueError, match="seed"):
+        make(**change)
+
+
+@pytest.mark.parametrize("name", ["a/b", "../up", ""])
+def test_names_become_file_names(name):
+    with pytest.raises(ValueError, match="name"):
+        make(name=name)
+
+
+@pytest.mark.parametrize("heads", [[True, 2], ["x"], [2.5], []])
+def test_lists_of_heads_hold_whole_numbers(heads):
+    with pytest.raises(ValueError, match="heads"):
+        make(shape=dict(heads=heads))
+
+
+@pytest.mark.parametrize("change", [dict(train=dict(lr=float("inf"))), dict(train=dict(weight_decay="inf")), dict(augment=dict(mixup=float("inf"))), dict(train=dict(label_smoothing=1.0)),
+                                    dict(data=dict(crop_pct=0))])
+def test_numbers_that_cannot_work(change):
+    with pytest.raises(ValueError):
+        make(**change)
+
+
+@pytest.mark.parametrize("method, says", [(dict(name="cluster-lerngene"), "did you mean 'cluster-learngene'"), (dict(options=dict(epz=1.0)), "did you mean 'eps'")])
+def test_a_sweep_names_a_wrong_method_before_anything_runs(tmp_path, method, says):
+    with pytest.raises(ValueError) as e:
+        Sweep.load(write(tmp_path, vary=dict(method=dict(ours=dict(method=method)))))
+    assert says in str(e.value)
+
+
+def test_options_take_numbers_as_people_write_them():
+    "YAML 1.1 reads 7e-2 as a word, in a method's options as everywhere else."
+    from learngene import methods
+
+    m = make(**yaml.safe_load("method: {options: {eps: 7e-2}}")).method
+    assert methods.get(m.name, **m.options).eps == 0.07
+
+
+@pytest.mark.parametrize("vary", [dict(method=["a", "b"]), dict(method=dict(a=5)), dict(method=None)])
+def test_malformed_axes_are_clear_errors(tmp_path, vary):
+    with pytest.raises(ValueError):
+        Sweep.load(write(tmp_path, vary=vary))
+
+
+@pytest.mark.parametrize("seeds", [[], [0, 0]])
+def test_seeds_are_there_and_differ(tmp_path, seeds):
+    with pytest.raises(ValueError, match="seed"):
+        Sweep.load(write(tmp_path, seeds=seeds))
+
+
+def test_changing_the_data_set_keeps_the_rest_of_the_base():
+    r = sweep(dict(data=dict(cifar=dict(data=dict(name="cifar10", image_size=32)))), seeds=[0]).cells()[0][1]
+    assert r.data.val_fraction == 0.2
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    (tmp_path / "w.safetensors").write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match="w.safetensors"):
+        Recipe.load(tmp_path / "w.safetensors")
+
+
+def test_a_key_given_twice(tmp_path):
+    (tmp_path / "twice.yaml").write_text("name: x\nancestry: y\nseed: 1\nseed: 2\n")
+    with pytest.raises(ValueError, match="seed"):
+        Recipe.load(tmp_path / "twice.yaml")
