@@ -45,6 +45,12 @@ def _parser():
     p.add_argument("--results", default="", help="folder of the ledger (default: results/runs of the checkout)")
     p.add_argument("--again", action="store_true", help="run even if there is a record")
 
+    p = command("sweep", _sweep, "Run every cell of a sweep that has no record yet, without a notebook.")
+    p.add_argument("sweep", help="a sweep that comes with the library, e.g. digits/shapes")
+    p.add_argument("--fresh", action="store_true", help="do not use the committed records")
+    p.add_argument("--workers", type=int, default=0, help="runs side by side (default: cores, or 1 on a GPU)")
+    p.add_argument("--results", default="", help="folder for results (default: results/ of the checkout)")
+
     p = command("report", _report, "Write results/PROFILE/report.html from what has been run.")
     p.add_argument("--profile", default="digits")
     p.add_argument("--results", default="")
@@ -180,6 +186,15 @@ def _train(args):
     book = ledger.Ledger(args.results) if args.results else None
     record = running.run(args.recipe, book, save=args.save, again=args.again)
     print(f"{record['run_info']['name']}: {record['train_info']['test_accuracy']:.2%} of {record['meta_info']['data_sizes']['test']} test images")
+
+
+def _sweep(args):
+    from .recipe import Sweep, find_recipe
+    from .running import run_all
+    from .tables import Results
+
+    profile = find_recipe(args.sweep).parent.name
+    run_all([recipe for _, recipe in Sweep.load(args.sweep).cells()], Results(profile, args.results, args.fresh).ledger, args.workers or None)
 
 
 def _report(args):

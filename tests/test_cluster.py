@@ -67,13 +67,22 @@ def test_core_heads_agree_with_dbscan(min_heads):
         assert {h for h in range(len(d)) if h not in by_head} == {h for h in range(len(d)) if sk.labels_[h] == -1}, (d, eps)
         assert sum(c.size for c in ours) == len(by_head)  # nobody twice
         several, borders, noise = several + (len(ours) > 1), borders + (len(by_head) > len(core)), noise + (len(by_head) < len(d))
-    assert several > 50 and (min_heads == 1 or noise > 50) and (min_heads < 3 or borders > 20)  # the draws show something
+    assert several > 20 and (min_heads == 1 or noise > 50) and (min_heads < 3 or borders > 20)  # the draws show something
+
+
+def bridges(min_heads):
+    "Two clusters with one head in the middle, as far from the one as from the other, in any order."
+    r = random.Random(6)
+    for _ in range(50):
+        side = [0.5] * (min_heads - 2) + [1.0]
+        d = side + [2.0] + [4 - x for x in side]
+        yield r.sample(d, len(d)), 1.0
 
 
 @pytest.mark.parametrize("min_heads", [2, 3, 4, 5])
 def test_border_heads_join_the_nearest_core_head_and_the_lower_of_two(min_heads):
     tied = 0
-    for d, eps in draws(600, seed=1):
+    for d, eps in [*draws(600, seed=1), *bridges(min_heads)]:
         core = [i for i in range(len(d)) if sum(abs(d[i] - x) <= eps for x in d) >= min_heads]
         where = {h: c for c in lg.cluster_heads(d, eps, min_heads) for h in c.heads}
         for i in set(range(len(d))) - set(core):
@@ -87,14 +96,14 @@ def test_border_heads_join_the_nearest_core_head_and_the_lower_of_two(min_heads)
 def test_border_head_between_two_clusters():
     d = [0, 1, 2, 10, 18, 19, 20]  # 10 is 8 from both
     assert {c.heads for c in lg.cluster_heads(d, 8, 4)} == {(0, 1, 2, 3), (4, 5, 6)}
-    d[3] = 10.5
-    assert {c.heads for c in lg.cluster_heads(d, 8.5, 4)} == {(0, 1, 2), (3, 4, 5, 6)}
+    d[3] = 10.2
+    assert {c.heads for c in lg.cluster_heads(d, 8.3, 4)} == {(0, 1, 2), (3, 4, 5, 6)}
 
 
 @pytest.mark.parametrize("min_heads", [1, 2, 3, 4])
 def test_order_of_heads_does_not_matter(min_heads):
     r = random.Random(3)
-    for d, eps in draws(120, seed=2):
+    for d, eps in [*draws(120, seed=2), *bridges(max(2, min_heads))]:
         wanted = sorted(tuple(sorted(d[h] for h in c.heads)) for c in lg.cluster_heads(d, eps, min_heads))
         centres = sorted(c.mean for c in lg.cluster_heads(d, eps, min_heads))
         for _ in range(4):

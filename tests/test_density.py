@@ -48,7 +48,7 @@ def test_against_timm(name, renormalize):
     model = make(name)
     x = pictures(model)
     wanted = reference(model, x, renormalize)
-    assert wanted.std(1).min() > 0.01 * wanted.mean()  # heads differ, or the test would show little
+    assert wanted.std(1).min() > 0.004 * wanted.mean()  # heads differ, or the test would show little
     agree(lg.mean_attention_distance(model, x, renormalize=renormalize), wanted)
 
 
@@ -184,9 +184,8 @@ def test_many_tokens_are_worked_off_in_parts(name, monkeypatch):
         agree(lg.mean_attention_distance(model, x, renormalize=renormalize), reference(model, x, renormalize))
 
 
-@pytest.mark.parametrize("autocast", [False, True])
-def test_bf16(autocast):
-    "Rounding stays far below the distances between heads that clustering looks at: the products with pixels are not rounded."
+def test_bf16_autocast():
+    "Attention is as timm's under autocast; pixels and sums are not rounded to bf16 (steps of 0.25 px at 60 px) on top of that."
     model = make("plain", img_size=112, patch_size=8)
     x = pictures(model, 2)
     wanted = reference(model, x)
@@ -195,8 +194,7 @@ def test_bf16(autocast):
         found = lg.mean_attention_distance(model, x)
     assert found.dtype == torch.float32
     assert (timms - wanted).abs().max() > 0  # autocast did act
-    if autocast:
-        assert (found - timms).abs().max() < 0.02 * wanted.max() * 2**-4, (found - timms).abs().max()
+    assert (found - timms).abs().max() < 0.02, (found - timms).abs().max()
     assert torch.allclose(found.double(), wanted, rtol=2e-2)
 
 

@@ -49,6 +49,15 @@ def close(a, b, atol):
     return a.keys() == b.keys() and all(torch.allclose(a[k], b[k], atol=atol, rtol=0) for k in a)
 
 
+def without_key_bias(model):
+    """The state dict without the biases of keys. They do not change a softmax, so their gradient is rounding noise, which Adam makes as large as any other."""
+    state = dict(model.state_dict() if isinstance(model, nn.Module) else model)
+    for name in [n for n in state if n.endswith("qkv.bias")]:
+        q, _, v = state[name].chunk(3)
+        state[name] = torch.cat([q, v])
+    return state
+
+
 def train(r, model=None, folder=None, **kw):
     model = model or vit()
     return model, fit(model, data_of(r), r, folder, **({"on_epoch": False} | kw))
@@ -125,7 +134,7 @@ def test_schedule_is_timms(monkeypatch, lr_batch, warmup, batch):
     assert len(seen) == 3 * steps
     for t, lr in enumerate(seen):
         theirs.step_update(t)
-        assert lr == {pytest.approx(dummy.param_groups[0]["lr"], rel=1e-12)} or list(lr) == [pytest.approx(dummy.param_groups[0]["lr"], rel=1e-12)]
+        assert list(lr) == [pytest.approx(dummy.param_groups[0]["lr"], rel=1e-12)]
 
 
 def test_a_peak_below_the_ends_is_a_flat_line(monkeypatch):
@@ -176,7 +185,7 @@ def test_clip_grad(monkeypatch):
 def test_gradient_accumulation_is_the_whole_batch(micro, clip):
     whole, a = train(recipe(train=dict(clip_grad=clip)))
     pieces, b = train(recipe(train=dict(micro_batch=micro, clip_grad=clip)))
-    assert close(whole, pieces, 2e-5)
+    assert close(without_key_bias(whole), without_key_bias(pieces), 2e-5)
     assert a.history[-1]["train_loss"] == pytest.approx(b.history[-1]["train_loss"], abs=1e-5)
 
 
@@ -184,7 +193,7 @@ def test_gradient_accumulation_with_mixup_mixes_the_whole_batch():
     change = dict(augment=dict(mixup=0.8, cutmix=1.0))
     whole, _ = train(recipe(**change))
     pieces, _ = train(recipe(train=dict(micro_batch=9), **change))
-    assert close(whole, pieces, 2e-5)
+    assert close(without_key_bias(whole), without_key_bias(pieces), 2e-5)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
@@ -325,12 +334,274 @@ def test_resume_is_bit_equal(uninterrupted, tmp_path, stops):
     "With Mixup, CutMix, RandAugment, erasing, drop path, EMA, clipping and accumulation."
     r, heard = recipe(augment=RICH, train=RICH_TRAIN), []
     for stop in stops:
-        train(r, vit(7), tmp_path, stop_after=stop, on_epoch=heard.append)
+        model = vit() if stop == stops[0] else vit(7)  # the weights that a resumed run is given do not matter
+        train(r, model, tmp_path, stop_after=stop, on_epoch=heard.append)
         torch.randn(stop), np.random.rand(stop), random.random()
-    model, done = train(r, vit(8), tmp_path, on_epoch=heard.append)  # the weights it starts from do not matter any more
-    assert same(model, uninterrupted[0]) is (stops != [0]) and done.history[1:] != []
-    assert done.resumed_at == stops[-1]
-    first = train(r, vit(7), None, stop_after=1)[1].history[0]
-    assert done.history == [first, *done.history[1:]] and [e["epoch"] for e in done.history] == [0, 1, 2, 3, 4]
-    assert heard == done.history, "each epoch is reported once"
-    assert done.images == uninterrupted[1].images
+    model, done = train(r, vit(8), tmp_path, on_epoch=heard.append)
+    assert same(model, uninterrupted[0])
+    assert done.history == uninterrupted[1].history == heard  # each epoch is reported once
+    assert done.resumed_at == stops[-1] and done.images == uninterrupted[1].images
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["epoch-00003.pt", "epoch-00004.pt"]
+
+
+@pytest.mark.parametrize("step", [0, 3, 5, 11, 15])
+def test_cut_off_within_an_epoch(uninterrupted, tmp_path, monkeypatch, step):
+    r, steps = recipe(augment=RICH, train=RICH_TRAIN), []
+
+    def strike(*_):
+        steps.append(1)
+        if len(steps) > step:
+            raise KeyboardInterrupt
+
+    before = states()
+    with monkeypatch.context() as m:
+        spy_on_steps(m, strike)
+        with pytest.raises(KeyboardInterrupt):
+            train(r, vit(), tmp_path)
+    assert same_states(before, states())
+    model, done = train(r, vit(), tmp_path)
+    assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history
+    assert done.resumed_at == (step // 4 or None)
+
+
+def test_resume_with_a_shared_ffn(tmp_path):
+    r = recipe(train=dict(epochs=3, ema=0.9))
+    whole, a = train(r, shared_child())
+    train(r, shared_child(), tmp_path, stop_after=2)
+    resumed, b = train(r, shared_child(), tmp_path)
+    assert same(whole, resumed) and a.history == b.history
+
+
+def test_resume_in_bf16_and_with_loading_processes(tmp_path):
+    r = recipe(augment=RICH, train=dict(precision="bf16", workers=2))
+    whole, a = train(r)
+    train(r, vit(), tmp_path, stop_after=1)
+    resumed, b = train(r, vit(), tmp_path)
+    assert same(whole, resumed) and a.history == b.history
+
+
+def test_a_damaged_newest_checkpoint_falls_back(uninterrupted, tmp_path, capsys):
+    r = recipe(augment=RICH, train=RICH_TRAIN)
+    for damage in ("cut", "empty", "noise", "all"):
+        folder = tmp_path / damage
+        train(r, vit(), folder, stop_after=2)
+        newest = folder / "epoch-00002.pt"
+        newest.write_bytes(dict(cut=newest.read_bytes()[:-100], empty=b"", noise=b"x" * 5000, all=b"")[damage])
+        if damage == "all":
+            (folder / "epoch-00001.pt").write_bytes(b"")
+        model, done = train(r, vit(), folder)
+        assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history
+        assert done.resumed_at == (None if damage == "all" else 1)
+        assert "epoch-00002.pt is damaged" in capsys.readouterr().out
+
+
+def test_checkpoints_are_never_pickles(tmp_path):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    (tmp_path / "epoch-00001.pt").write_bytes(pickle.dumps(Evil()))
+    torch.save(dict(key="k", epoch=2, evil=Evil()), tmp_path / "epoch-00002.pt")
+    assert T.load_checkpoint(tmp_path, "k", lambda s: None) is None
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_recipes_checkpoint_is_refused(tmp_path):
+    train(recipe(), vit(), tmp_path, stop_after=1)
+    before, model = (tmp_path / "epoch-00001.pt").read_bytes(), vit()
+    with pytest.raises(ValueError, match="another recipe"):
+        train(recipe(seed=1), model, tmp_path)
+    assert (tmp_path / "epoch-00001.pt").read_bytes() == before
+    train(recipe(name="another name"), vit(), tmp_path)  # names do not matter
+
+
+def test_writing_a_checkpoint_is_all_or_nothing(tmp_path, monkeypatch):
+    T.save_checkpoint(tmp_path, dict(epoch=1, key="k"))
+
+    def half(state, f):
+        f.write(b"PK half")
+        raise OSError("no space left")
+    with monkeypatch.context() as m:
+        m.setattr(torch, "save", half)
+        for epoch in (1, 2):
+            with pytest.raises(OSError):
+                T.save_checkpoint(tmp_path, dict(epoch=epoch, key="k"))
+    assert [p.name for p in tmp_path.iterdir()] == ["epoch-00001.pt"]
+    assert T.load_checkpoint(tmp_path, "k")["epoch"] == 1
+
+
+def test_a_checkpoint_of_something_else(tmp_path):
+    torch.save([1, 2], tmp_path / "epoch-00009.pt")
+    assert T.load_checkpoint(tmp_path, "k", lambda s: None) is None
+
+
+# --- what a finished model is
+
+def test_finished_models_are_plain():
+    model, _ = train(recipe(train=dict(drop_path=0.2)), shared_child())
+    assert not model.training and not any(parametrize.is_parametrized(m) for m in model.modules())
+    assert type(model.blocks[0].mlp.fc1) is nn.Linear
+    plain = build_vit(vit_config(model), device="cpu")
+    plain.load_state_dict(model.state_dict(), strict=True)
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.equal(plain(x), model(x)) and torch.equal(copy.deepcopy(model)(x), model(x))
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_the_transform_is_trained_end_to_end():
+    model, first, last = shared_child(), {}, {}
+    before = count_params(model)
+
+    def watch(entry):
+        into = first if entry["epoch"] == 0 else last
+        into.update({n: p.detach().clone() for n, p in model.named_parameters() if ".transform." in n or n.endswith("original")})
+    start = {f"{i}{fc}": getattr(b.mlp, fc).weight.detach().clone() for i, b in enumerate(model.blocks) for fc in ("fc1", "fc2")}
+    assert torch.equal(start["0fc1"], start["1fc1"])
+    train(recipe(train=dict(lr=1e-2)), model, on_epoch=watch)
+    assert len(first) == 10  # for each of two matrices: scale, shift, mix, offset, and the one original
+    for name in first:
+        assert not torch.equal(first[name], last[name]), name
+    assert not torch.equal(model.blocks[0].mlp.fc1.weight, model.blocks[1].mlp.fc1.weight)
+    assert count_params(model) > before
+
+
+def test_merging_at_the_end_keeps_the_function():
+    "The judged validation loss is that of the merged model."
+    r, model = recipe(), shared_child()
+    model, done = train(r, model)
+    assert evaluate(model, data_of(r).val)["loss"] == pytest.approx(done.history[-1]["val_loss"], abs=1e-6)
+
+
+def test_precision_changes_between_runs_of_one_process():
+    a, _ = train(recipe())
+    b, x = train(recipe(train=dict(precision="bf16")))
+    c, _ = train(recipe())
+    assert same(a, c) and not same(a, b) and math.isfinite(x.history[-1]["train_loss"])
+    assert all(p.dtype == torch.float32 for p in b.parameters())
+
+
+def test_a_model_trained_in_bf16_is_a_plain_fp32_model_afterwards():
+    model, _ = train(recipe(train=dict(precision="bf16")))
+    plain, x = vit(), torch.randn(4, 1, 8, 8)
+    plain.load_state_dict(model.state_dict())
+    assert "forward" not in vars(model)
+    assert torch.equal(model(x), plain(x))
+
+
+def test_training_a_model_again(tmp_path):
+    "A finished model is a model: it can be trained on."
+    r = recipe()
+    model, _ = train(r)
+    once = copy.deepcopy(model)
+    train(r, model)
+    assert not same(model, once)
+
+
+# --- bad input
+
+def test_nan_loss(tmp_path):
+    before = states()
+    with pytest.raises(FloatingPointError, match="loss became nan in epoch 1; lower train.lr"):
+        train(recipe(train=dict(lr=1e30, warmup_epochs=0)), vit(), tmp_path)
+    assert list(tmp_path.glob("*")) == [] and same_states(before, states())
+
+
+@pytest.mark.parametrize("change, says", [(dict(num_classes=7), "digits has 10 classes, the model's classifier 7"), (dict(in_chans=3), "digits has 1 channels, the model takes 3"),
+                                          (dict(img_size=16), "images of 8 px, the model takes 16")])
+def test_models_that_do_not_fit_the_data(tmp_path, change, says):
+    model = vit(**change)
+    with pytest.raises(ValueError, match=says):
+        train(recipe(), model, tmp_path / "checkpoints")
+    assert same(model, vit(**change)) and not (tmp_path / "checkpoints").exists()
+
+
+def test_more_classes_than_the_data_has_is_fine():
+    train(recipe(augment=dict(mixup=0.8), train=dict(epochs=1)), vit(num_classes=12))
+
+
+def test_not_a_vit():
+    with pytest.raises(TypeError, match="not a timm VisionTransformer"):
+        train(recipe(), nn.Linear(2, 2))
+
+
+def test_mixup_wants_even_batches():
+    with pytest.raises(ValueError, match="even number.*here it is 31; change train.batch_size"):
+        train(recipe(augment=dict(mixup=0.5), train=dict(batch_size=31)))
+
+
+def test_without_validation_images():
+    _, done = train(recipe(data=dict(fraction=0.12, val_fraction=0)))
+    assert all("val_accuracy" not in e for e in done.history) and len(done.history) == 3
+    T.print_epoch(done.history[-1])
+
+
+def test_batch_larger_than_the_data():
+    _, done = train(recipe(data=dict(fraction=0.01), train=dict(batch_size=64)))
+    n = len(lg.load_data(recipe(data=dict(fraction=0.01)).data).train)
+    assert n < 64 and done.images == 2 * n
+
+
+def test_a_line_an_epoch(capsys):
+    train(recipe(), on_epoch=None)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and lines[0].startswith("epoch   0   validation accuracy") and "loss" in lines[2]
+    train(recipe())
+    assert capsys.readouterr().out == ""
+
+
+# --- two processes
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    "What two processes found, rank by rank, and their folder."
+    folder = tmp_path_factory.mktemp("two")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    worker = Path(__file__).with_name("_ddp_worker.py")
+    env = os.environ | dict(OMP_NUM_THREADS="1", LEARNGENE_HOME=str(folder / "home"), ACCELERATE_USE_CPU="true")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}", str(worker), str(folder)],
+                          capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads((folder / f"found-{rank}.json").read_text()) for rank in (0, 1)], folder
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_two_processes_end_with_the_same_weights(two, job):
+    (a, b), _ = two
+    assert a[job] == b[job]
+    assert a[job]["processes"] == 2
+
+
+@pytest.mark.parametrize("job", ["plain", "steep"])
+def test_two_processes_train_as_one(two, job):
+    "The same global batches without augmentation: equal up to the order of additions."
+    from safetensors.torch import load_file
+
+    (a, _), folder = two
+    one, model = distributed_fit(folder, **JOBS[job])
+    assert one["processes"] == 1 and one["images"] == a[job]["images"]
+    assert close(without_key_bias(load_file(folder / f"{job}-1.safetensors")), without_key_bias(model), 2e-5)
+    for x, y in zip(one["history"], a[job]["history"], strict=True):
+        assert x.keys() == y.keys()
+        assert all(x[k] == pytest.approx(y[k], abs=2e-5) for k in x if x[k] is not None)
+
+
+def test_two_processes_count_every_image_once(two):
+    (a, b), _ = two
+    data = lg.load_data("digits")
+    alone = evaluate(vit(), torch.utils.data.Subset(data.test, range(101)))
+    assert a["evaluate"] == b["evaluate"] and a["evaluate"]["images"] == 101
+    assert a["evaluate"]["accuracy"] == pytest.approx(alone["accuracy"], abs=1e-12) and a["evaluate"]["loss"] == pytest.approx(alone["loss"], abs=1e-6)
+    assert a["evaluate_one"]["images"] == 1
+
+
+def test_two_processes_write_one_record_and_share_an_ancestry(two):
+    (a, b), folder = two
+    assert "error" not in a["run"] and "error" not in b["run"], (a["run"], b["run"])
+    assert a["run"] == b["run"] and a["run"]["processes"] == 2
+    assert len(list((folder / "ledger").rglob("*.json"))) == 1
+    assert len(list((folder / "home" / "ancestries").glob("teacher-*"))) == 1
+    assert not any((folder / "home" / "checkpoints").iterdir())
