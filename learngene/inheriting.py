@@ -254,6 +254,9 @@ def inherit(
     proj="paper",  # output projection: "paper", "aligned" or "folded"
     ffn="transform",  # FFNs that come from one centroid: "transform" learns to tell them apart, "copy" makes them independent at once
     layers="front",  # which ancestry layers: the first ones, or "even"ly spaced
+    refit=None,  # unlabelled images: solve the output matrices for the kept heads, see the room on refitting (not in the paper); needs `ancestry`
+    ffn_width=None,  # with refit: hidden neurons to keep in each FFN, a number, a share, or a list
+    ancestry=None,  # with refit: the model that was condensed
 ):  # a timm VisionTransformer in eval mode; with shared FFNs and ffn="transform", call `merge` after training (`fit` does)
     "Make a descendant: a timm VisionTransformer of the wanted shape, started from a learngene (section 3.2). ValueError as `plan`."
     made = plan(learngene, depth, heads, omega, num_classes, proj, ffn, layers)
@@ -262,8 +265,19 @@ def inherit(
         config["num_classes"] = num_classes
     model = build_vit(config)
     model = fill_vit(model, _weights(learngene, made, model), what="the learngene's tensors")
+    if refit is not None or ffn_width is not None:
+        return _refitted(model, made, refit, ffn_width, ancestry)
     if ffn == "transform":
         _expand_ffns(model, made)
+    return model
+
+
+def _refitted(model, plan, images, ffn_width, ancestry):
+    from learngene.refitting import refit  # a later room
+
+    if images is None or ancestry is None:
+        raise ValueError("refit and ffn_width need both `refit=` (unlabelled images) and `ancestry=` (the model that was condensed).")
+    refit(model, ancestry, images, sources=[p.source for p in plan.layers], ffn_width=ffn_width)
     return model
 
 # %% ../nbs/05_inheriting.ipynb #4fde8c41
