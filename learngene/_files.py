@@ -39,9 +39,13 @@ def atomic_folder(path):
         yield temporary
         temporary.chmod(0o755)
         if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            os.replace(path, old / "was")
-            os.replace(temporary, path)
+            old = temporary.with_name(f"{temporary.name}.old")
+            os.replace(path, old)
+            try:
+                os.replace(temporary, path)
+            except BaseException:
+                os.replace(old, path)
+                raise
             shutil.rmtree(old)
         else:
             os.replace(temporary, path)
@@ -54,13 +58,17 @@ def save_tensors(path, format, tensors, config):
     "Save a dict of tensors and a JSON-able config as folder `path`, marked as `format`."
     from safetensors.torch import save_file
 
+    path = Path(path)
+    others = sorted(p.name for p in path.iterdir() if p.name not in (TENSORS, CONFIG)) if path.is_dir() else []
+    if others:
+        raise ValueError(f"{path} holds other things, which saving would remove ({', '.join(others[:3])}); give the name of a new folder.")
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     with atomic_folder(path) as folder:
         save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
         (folder / TENSORS).chmod(0o644)
         text = json.dumps(dict(format=format, schema=SCHEMA, **config), indent=1)
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-    return Path(path)
+    return path
 
 
 def load_tensors(path, format):

@@ -17,8 +17,8 @@ def main(argv=None):
         args.do(args)
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; what is finished is kept, and the same command goes on from there")
-    except (ValueError, TypeError, OSError, RuntimeError) as e:
-        sys.exit(f"learngene: {e}")
+    except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError) as e:
+        sys.exit("learngene: " + " ".join(str(e).split()))
 
 
 def _parser():
@@ -72,16 +72,21 @@ def notebooks():
     return dict(sorted(found.items(), key=lambda kv: (not kv[0].startswith("figure1"), kv[0])))
 
 
-def check_parameters(path, given):
-    "ValueError unless the notebook has one parameters cell and every given value is a known name of the right type."
+def parameters_of(path):
+    "Names and defaults of a notebook's parameters. ValueError unless it has one parameters cell, of literals."
     cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
     tagged = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise ValueError(f"{path} has {len(tagged)} cells tagged 'parameters', wanted exactly one.")
     try:
-        known = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(tagged[0]).body}
+        return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(tagged[0]).body}
     except (SyntaxError, ValueError, AttributeError):
         raise ValueError(f"{path}: the parameters cell may hold nothing but NAME = literal.") from None
+
+
+def check_parameters(path, given):
+    "ValueError unless every given value is a known parameter of the notebook, of the right type."
+    known = parameters_of(path)
     for name, value in given.items():
         if name not in known:
             raise ValueError(f"{Path(path).name} has no parameter {name!r}{near(name, known)}; it has {', '.join(known)}.")
@@ -103,8 +108,11 @@ def run_notebook(path, output, parameters):
     log.setLevel(logging.INFO)
     log.propagate = False
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    papermill.execute_notebook(str(path), str(output), parameters, kernel_name="python3", cwd=str(Path(path).parent), log_output=True,
-                                progress_bar=False, extra_arguments=["--IPKernelApp.log_level=40"])
+    try:
+        papermill.execute_notebook(str(path), str(output), parameters, kernel_name="python3", cwd=str(Path(path).parent), log_output=True,
+                                   progress_bar=False, extra_arguments=["--IPKernelApp.log_level=40"])
+    except papermill.PapermillExecutionError as e:
+        raise RuntimeError(f"{Path(path).name} stopped at {e.ename}: {e.evalue} (the executed notebook, with the error in it, is {output})") from None
 
 
 def _Plain():
@@ -128,22 +136,33 @@ def _parse_settings(pairs):
         name, equals, value = pair.partition("=")
         if not equals:
             raise ValueError(f"--set wants NAME=VALUE, not {pair!r}.")
-        out[name] = yaml.safe_load(value)
+        try:
+            out[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {pair}: {value!r} is no YAML value.") from None
     return out
 
 
-def _run(args):
+def _check_profile(name):
     from .recipe import profiles
 
+    if name not in profiles():
+        raise ValueError(f"there is no profile {name!r}{near(name, profiles())}; there are {', '.join(profiles())}.")
+
+
+def _run(args):
     there = notebooks()
     if args.table != "all" and args.table not in there:
         raise ValueError(f"there is no table {args.table!r}{near(args.table, [*there, 'all'])}; there are {', '.join(there)}, and all.")
-    if args.profile not in profiles():
-        raise ValueError(f"there is no profile {args.profile!r}{near(args.profile, profiles())}; there are {', '.join(profiles())}.")
+    _check_profile(args.profile)
     chosen = there if args.table == "all" else {args.table: there[args.table]}
-    parameters = dict(profile=args.profile, fresh=args.fresh, workers=args.workers, results=args.results) | _parse_settings(args.set)
+    results = str(Path(args.results).resolve()) if args.results else ""  # notebooks run in their own folder
+    own, given = dict(profile=args.profile, fresh=args.fresh, workers=args.workers, results=results), _parse_settings(args.set)
+    parameters = own | given
     for path in chosen.values():
         check_parameters(path, parameters)
+    for name in own.keys() & given.keys():
+        raise ValueError(f"{name} has an option of its own: --{name}.")
     if args.dry_run:
         return _dry_run(chosen, args)
     from .report import write_report
@@ -162,18 +181,19 @@ def _dry_run(chosen, args):
     from .tables import Results
 
     ledger, committed = Results(args.profile, args.results, args.fresh).ledger, Results(args.profile, args.results).ledger
-    total = 0.0
-    for name in chosen:
-        try:
-            cells = Sweep.load(find_recipe(f"{args.profile}/{name}")).cells()
-        except FileNotFoundError:
+    total, seen = 0.0, set()
+    for name, path in chosen.items():
+        sweep = parameters_of(path).get("sweep")
+        if sweep is None:
             print(f"{name}: no runs of its own")
             continue
+        cells = Sweep.load(find_recipe(f"{args.profile}/{sweep}")).cells()
         print(f"{name}: {len(cells)} runs")
         for labels, recipe in cells:
             record, known = ledger.find(recipe.key), committed.find(recipe.key)
             seconds = known["train_info"]["seconds"] if known else None
-            total += 0 if record or seconds is None else seconds
+            total += 0 if record or seconds is None or recipe.key in seen else seconds
+            seen.add(recipe.key)
             cost = "" if seconds is None else f", {seconds:.0f} s"
             print(f"  {'has a record' if record else 'would run   '}  {', '.join(f'{k} {v}' for k, v in labels.items())}  "
                   f"({recipe.data.name}, {recipe.train.epochs} epochs{cost})")
@@ -198,6 +218,7 @@ def _sweep(args):
 
 
 def _report(args):
+    _check_profile(args.profile)
     from .report import write_report
     from .tables import Results
 
@@ -205,6 +226,7 @@ def _report(args):
 
 
 def _commit(args):
+    _check_profile(args.profile)
     from .ledger import commit
     from .tables import Results
 

@@ -78,7 +78,7 @@ def gather(
         layer = int(name.split(".")[1]) if name.startswith("blocks.") else None
         if ".attn.qkv." in name:
             kept[name] = _heads(t, config["heads"][layer])[:, [c.centroid for c in clusters[layer]]]
-        elif ".mlp." not in name or layer in centroid_ffns:
+        elif layer is None or ".mlp." not in name or layer in centroid_ffns:
             kept[name] = t
     kept = {name: t.detach().clone().contiguous() for name, t in kept.items()}
     return Learngene(config, kept, clusters, ffn_groups, dict(how, ancestry=None if _on_meta(state) else fingerprint(model)), distances)
@@ -107,6 +107,6 @@ def condense(
     distances = mean_attention_distance(model, images, batch_size=batch_size, max_images=max_images)
     eps = 10 / 224 * max(model.patch_embed.img_size) if eps is None else eps
     ffn_eps = eps if ffn_eps is None else ffn_eps
-    clusters = [cluster_heads(d, eps, min_heads) for d in distances]
+    clusters = [cluster_heads(d[: b.attn.num_heads], eps, min_heads) for d, b in zip(distances, model.blocks)]
     groups = cluster_ffns(distances, clusters, ffn_eps, rule)
     return gather(model, clusters, groups, distances, eps=eps, ffn_eps=ffn_eps, min_heads=min_heads, rule=rule)

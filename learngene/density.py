@@ -6,7 +6,7 @@
 __all__ = ['patch_distances', 'mean_attention_distance']
 
 # %% ../nbs/02_density.ipynb #ac3a1d4f
-from .vit import check_vit
+from .vit import check_vit, eval_mode
 
 from contextlib import ExitStack
 
@@ -24,19 +24,19 @@ def patch_distances(
 
 # %% ../nbs/02_density.ipynb #3df27acc
 def _distance_sum(qkv, attn, prefix, T, renormalize):
-    "Sum over the images of one layer's d, (H,) float64, from the output of its qkv layer, (B, tokens, 3*H*head_dim)."
+    "Sum over the images of one layer's d, (H,), from the output of its qkv layer, (B, tokens, 3*H*head_dim)."
     B, tokens, _ = qkv.shape
     q, k, _ = qkv.view(B, tokens, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
-    q, k = attn.q_norm(q[:, :, prefix:]) * attn.scale, attn.k_norm(k)
-    total = torch.zeros(attn.num_heads, dtype=torch.float64, device=qkv.device)
+    q, k = attn.q_norm(q[:, :, prefix:]).float() * attn.scale, attn.k_norm(k).float()
+    total = torch.zeros(attn.num_heads, device=qkv.device)
     room = (2**19 if qkv.device.type == "cpu" else 2**27) // (attn.num_heads * tokens)  # rows of A that fit the cache
     few = max(1, room // len(T))  # images
     for some_q, some_k in zip(q.split(few), k.split(few)):
         for rows, t in zip(some_q.split(max(1, room), 2), T.split(max(1, room))):
-            A = (rows @ some_k.transpose(-2, -1)).softmax(-1, dtype=torch.float32)
+            A = (rows @ some_k.transpose(-2, -1)).softmax(-1)
             if renormalize:
                 A = A / A[..., prefix:].sum(-1, keepdim=True)
-            total += (A.flatten(2) @ t.flatten()).sum(0).double()
+            total += (A.flatten(2) @ t.flatten()).sum(0)
     return total / T.shape[0]
 
 # %% ../nbs/02_density.ipynb #2e471c44
@@ -47,12 +47,15 @@ def _batches(images, batch_size):
             raise ValueError(f"images have shape {tuple(images.shape)}, wanted (images, channels, height, width).")
         yield from images.split(batch_size)
         return
-    if isinstance(images, torch.utils.data.Dataset) and hasattr(images, "__len__"):
-        images = torch.utils.data.DataLoader(images, batch_size=batch_size)
+    if isinstance(images, torch.utils.data.Dataset):
+        images = torch.utils.data.DataLoader(images, batch_size=batch_size, generator=torch.Generator())
     for batch in images:
         if isinstance(batch, dict):
             batch = batch.get("image", batch.get("pixel_values"))
-        yield batch[0] if isinstance(batch, (list, tuple)) else batch
+        batch = batch[0] if isinstance(batch, (list, tuple)) else batch
+        if not isinstance(batch, torch.Tensor) or batch.ndim != 4:
+            raise ValueError("a batch holds no images; wanted a tensor (images, channels, height, width), alone, first in a tuple, or as 'image' or 'pixel_values' in a dict.")
+        yield batch
 
 # %% ../nbs/02_density.ipynb #8b33edee
 @torch.no_grad()
@@ -62,22 +65,21 @@ def mean_attention_distance(
     batch_size=64,  # images a pass, when `images` is not a DataLoader
     renormalize=False,  # scale each patch's attention to other patches to sum to 1
     max_images=None,  # stop after so many
-) -> torch.Tensor:  # (L, H), pixels
+) -> torch.Tensor:  # (L, H), pixels; NaN after the last head of a layer that has fewer than others
     "Mean attention distance of every head (eq. 4), averaged over images. The model is left as it was found. ValueError for no images or non-finite attention."
     check_vit(model)
-    device, training, seen = next(model.parameters()).device, model.training, 0
+    device, seen = next(model.parameters()).device, 0
     wide = torch.float32 if device.type == "mps" else torch.float64
     sums = [torch.zeros(b.attn.num_heads, dtype=wide, device=device) for b in model.blocks]
     prefix, place = model.num_prefix_tokens, {}
 
     def listen(layer, attn):
         def hook(module, args, qkv):
-            sums[layer] += _distance_sum(qkv, attn, prefix, place["T"], renormalize)
+            with torch.autocast(device.type, enabled=False):  # distances are not rounded, whatever the model computes in
+                sums[layer] += _distance_sum(qkv, attn, prefix, place["T"], renormalize)
         return hook
 
-    with ExitStack() as undo:
-        undo.callback(model.train, training)
-        model.eval()
+    with eval_mode(model), ExitStack() as undo:
         for layer, block in enumerate(model.blocks):
             undo.callback(block.attn.qkv.register_forward_hook(listen(layer, block.attn)).remove)
         for batch in _batches(images, batch_size):
@@ -89,7 +91,7 @@ def mean_attention_distance(
             seen += len(batch)
     if seen == 0:
         raise ValueError("there are no images to look at; give at least one.")
-    return _checked(torch.stack(sums) / seen)
+    return _checked([s / seen for s in sums])
 
 # %% ../nbs/02_density.ipynb #c6c99a07
 def _padded_distances(model, batch, prefix):
@@ -100,7 +102,8 @@ def _padded_distances(model, batch, prefix):
 
 
 def _checked(distances):
+    "One tensor of the layers' distances."
     bad = [i for i, row in enumerate(distances) if not row.isfinite().all()]
     if bad:
         raise ValueError(f"the attention of layers {bad} is not finite: look for NaN in the images or the weights, or use fp32 or bf16 instead of fp16.")
-    return distances.float().cpu()
+    return torch.nn.utils.rnn.pad_sequence(distances, batch_first=True, padding_value=float("nan")).float().cpu()

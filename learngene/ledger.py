@@ -76,7 +76,10 @@ class Ledger:
         "Write a record to the shelf where it belongs; its path."
         check_record(record)
         shelf = self.folder / "local" / ("" if record["run_info"]["code"]["clean"] else "dirty")
-        return write_atomic(shelf / file_name(record), json.dumps(record, indent=1) + "\n")
+        path = write_atomic(shelf / file_name(record), json.dumps(record, indent=1) + "\n")
+        for older in set(shelf.glob(f"*-{record['run_info']['key']}.json")) - {path}:
+            older.unlink()  # the same run under another name
+        return path
 
     def __iter__(self):
         keys = {path.stem.rsplit("-", 1)[-1] for shelf in self._shelves() for path in shelf.glob("*.json")}

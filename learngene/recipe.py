@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,38 @@ from typing import get_args, get_type_hints
 import yaml
 
 # %% ../nbs/06_recipe.ipynb #aca63643
+def _value(kind, v, where):
+    if dataclasses.is_dataclass(kind):
+        return v if isinstance(v, kind) else _parse(kind, {} if v is None else v, where)
+    kinds = get_args(kind) or (kind,)
+    if float in kinds and type(v) is int:
+        v = float(v)
+    if float in kinds and isinstance(v, str):
+        try:
+            v = float(v)
+        except ValueError:
+            pass
+    if isinstance(v, float) and not math.isfinite(v):
+        raise ValueError(f"{where} is {v}, wanted a finite number.")
+    if type(v) not in kinds:
+        names = " or ".join("nothing" if k is type(None) else k.__name__ for k in kinds)
+        raise ValueError(f"{where} is {v!r}, wanted {names}.")
+    return v
+
+
+_NUMBER = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")  # which YAML 1.1 takes for a word
+
+
+class _Typed:
+    "A dataclass whose fields hold what their types say, however it was made; whole numbers become floats where floats belong."
+    def __post_init__(self):
+        hints = get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            object.__setattr__(self, f.name, _value(hints[f.name], getattr(self, f.name), f"{type(self).__name__}: {f.name}"))
+
+# %% ../nbs/06_recipe.ipynb #53c40f24
 @dataclass(frozen=True)
-class DataSpec:
+class DataSpec(_Typed):
     "Which images a run sees."
     name: str = "digits"  # a name of `learngene.data.names()`
     path: str | None = None  # where it lies; None = `$LEARNGENE_DATA/<name>`, by default `~/.cache/learngene/data/<name>`
@@ -34,9 +65,9 @@ class DataSpec:
     split_seed: int = 0  # which images are set aside
     download: bool = False  # fetch it when it is missing (torchvision's sets)
 
-# %% ../nbs/06_recipe.ipynb #53c40f24
+# %% ../nbs/06_recipe.ipynb #c9e068b5
 @dataclass(frozen=True)
-class AugmentSpec:
+class AugmentSpec(_Typed):
     "What is done to training images; the paper's settings by default."
     crop: str = "resized"  # "resized": random resized crop; "pad": random crop of the padded image; "none"
     pad: int = 4  # pixels of padding for "pad"
@@ -47,9 +78,9 @@ class AugmentSpec:
     mixup: float = 0.8  # Mixup's alpha; 0 = off
     cutmix: float = 1.0  # CutMix's alpha; 0 = off
 
-# %% ../nbs/06_recipe.ipynb #c9e068b5
+# %% ../nbs/06_recipe.ipynb #55c234c0
 @dataclass(frozen=True)
-class TrainSpec:
+class TrainSpec(_Typed):
     "How a model is trained; the paper's settings by default (method section 4)."
     epochs: int = 50
     batch_size: int = 640  # images a step over all devices together
@@ -68,25 +99,29 @@ class TrainSpec:
     eval_every: int = 1  # validate every so many epochs (and before the first, and after the last)
     workers: int = 0  # processes that load images
 
-# %% ../nbs/06_recipe.ipynb #55c234c0
+# %% ../nbs/06_recipe.ipynb #637cb4fb
 @dataclass(frozen=True)
-class MethodSpec:
+class MethodSpec(_Typed):
     "How the model gets its first weights."
     name: str = "cluster-learngene"  # one of `learngene.methods.names()`
     options: dict = field(default_factory=dict)  # the method's own options
     images: int = 1000  # unlabelled training images shown to `condense`
 
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "options", {k: float(v) if isinstance(v, str) and _NUMBER.match(v) else v for k, v in self.options.items()})
+
 
 @dataclass(frozen=True)
-class ShapeSpec:
+class ShapeSpec(_Typed):
     "The model to be made, where it differs from its ancestry."
     depth: int | None = None  # layers; None = the ancestry's
     heads: int | list | None = None  # heads in each layer, or a list with one number a layer; None = the ancestry's
     classifier: str = "fresh"  # "fresh": new, for the data's classes; "ancestry": the ancestry's own, for the same classes
 
-# %% ../nbs/06_recipe.ipynb #9320cbe2
+# %% ../nbs/06_recipe.ipynb #711ed3a6
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(_Typed):
     "A run, stated completely. Exactly one of `ancestry` and `model` says where the architecture comes from."
     name: str  # for people: what the run is called in tables and file names
     seed: int = 0  # of initial weights, order and augmentation
@@ -99,6 +134,7 @@ class Recipe:
     train: TrainSpec = field(default_factory=TrainSpec)
 
     def __post_init__(self):
+        super().__post_init__()
         _check(self)
 
     @classmethod
@@ -124,15 +160,28 @@ class Recipe:
         "12 hexadecimal digits that stand for everything but the name: two recipes with one key are one run."
         return _digest({k: v for k, v in self.to_dict().items() if k != "name"})
 
-# %% ../nbs/06_recipe.ipynb #637cb4fb
+# %% ../nbs/06_recipe.ipynb #f50a7fc2
 def _digest(thing):
     return hashlib.sha256(json.dumps(thing, sort_keys=True).encode()).hexdigest()[:12]
 
 
+class _Loader(yaml.SafeLoader):
+    "YAML that reads 5e-4 as a number, and refuses a key that is given twice."
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+        twice = [k for k in keys if keys.count(k) > 1]
+        if twice:
+            raise yaml.YAMLError(f"key {twice[0]!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789"))
+
+
 def _read_yaml(path):
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as e:
+        found = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} is not YAML: {e}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds {type(found).__name__}, wanted a mapping of keys to values.")
@@ -152,26 +201,10 @@ def _parse(cls, d, where):
         raise ValueError(f"{where}: {missing[0]!r} is missing.")
     return cls(**{k: _value(hints[k], v, f"{where}: {k}") for k, v in d.items()})
 
-# %% ../nbs/06_recipe.ipynb #711ed3a6
-def _value(kind, v, where):
-    if dataclasses.is_dataclass(kind):
-        return v if isinstance(v, kind) else _parse(kind, {} if v is None else v, where)
-    kinds = get_args(kind) or (kind,)
-    if float in kinds and type(v) is int:
-        v = float(v)
-    if float in kinds and isinstance(v, str):  # YAML 1.1 reads 5e-4 as a word
-        try:
-            v = float(v)
-        except ValueError:
-            pass
-    if type(v) not in kinds:
-        names = " or ".join("nothing" if k is type(None) else k.__name__ for k in kinds)
-        raise ValueError(f"{where} is {v!r}, wanted {names}.")
-    return v
-
-# %% ../nbs/06_recipe.ipynb #dc5adee5
+# %% ../nbs/06_recipe.ipynb #c93122bf
 _CHOICES = {"shape.classifier": ("fresh", "ancestry"), "augment.crop": ("resized", "pad", "none"), "train.precision": ("fp32", "bf16", "fp16")}
 _AT_LEAST = {
+    "data.fraction_seed": 0, "data.split_seed": 0,
     "data.image_size": 1, "train.epochs": 0, "train.batch_size": 1, "train.lr": 0, "train.min_lr": 0, "train.warmup_lr": 0,
     "train.warmup_epochs": 0, "train.weight_decay": 0, "train.eval_every": 1, "train.workers": 0, "method.images": 1, "augment.pad": 0,
     "augment.mixup": 0, "augment.cutmix": 0, "train.lr_batch": 1, "train.micro_batch": 1, "train.clip_grad": 0,
@@ -197,14 +230,24 @@ def _check(recipe):
     for path in _SHARES:
         if get(path) is not None and not 0 <= get(path) <= 1:
             complain(path, "a share between 0 and 1")
-    if recipe.data.fraction == 0:
-        complain("data.fraction", "more than 0")
+    for path in ("data.fraction", "data.crop_pct"):
+        if get(path) == 0:
+            complain(path, "more than 0")
+    if recipe.train.label_smoothing == 1:
+        complain("train.label_smoothing", "less than 1")
+    if recipe.seed < 0:
+        raise ValueError(f"recipe {recipe.name!r}: seed is {recipe.seed}, wanted at least 0.")
+    if not recipe.name or "/" in recipe.name or recipe.name.startswith("."):
+        raise ValueError(f"recipe {recipe.name!r}: the name becomes a file's, so it has no '/' and does not start with a dot.")
+    heads = recipe.shape.heads
+    if isinstance(heads, list) and not (heads and all(type(h) is int and h >= 1 for h in heads)):
+        complain("shape.heads", "whole numbers of at least 1, one for each layer")
     if (recipe.ancestry is None) == (recipe.model is None):
         raise ValueError(f"recipe {recipe.name!r}: give either 'ancestry' or 'model' (and not both).")
     if recipe.model is not None and recipe.method.name != "from-scratch":
         raise ValueError(f"recipe {recipe.name!r}: a 'model' starts from random weights, so method.name must be 'from-scratch', not {recipe.method.name!r}.")
 
-# %% ../nbs/06_recipe.ipynb #ae1a7e86
+# %% ../nbs/06_recipe.ipynb #ad267c3a
 def _own():
     "The folder of recipes that come with the library."
     return Path(learngene.__file__).parent / "recipes"
@@ -226,7 +269,7 @@ def profiles() -> list:
     "Names of the profiles that come with the library."
     return sorted({f.parent.name for f in _own().glob("*/*.yaml")})
 
-# %% ../nbs/06_recipe.ipynb #377c871a
+# %% ../nbs/06_recipe.ipynb #ebdc52cd
 @dataclass(frozen=True)
 class Sweep:
     "All runs of a table: the product of the axes and the seeds over a base recipe."
@@ -239,8 +282,18 @@ class Sweep:
     def load(cls, path):
         "Read a sweep from a YAML file or by the name of one that comes with the library, e.g. \"digits/table2\"."
         sweep = _parse(cls, _read_yaml(find_recipe(path)), str(path))
-        sweep.cells()  # every recipe in it is checked now
+        from learngene import methods  # a later room: a sweep is refused as a whole, before its first run
+
+        for _, recipe in sweep.cells():
+            methods.get(recipe.method.name, **recipe.method.options)
         return sweep
+
+    def __post_init__(self):
+        for axis, labels in self.vary.items():
+            if not isinstance(labels, dict) or not all(c is None or isinstance(c, dict) for c in labels.values()):
+                raise ValueError(f"sweep {self.name!r}: vary.{axis} is {labels!r}, wanted labels, each with the settings it changes.")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"sweep {self.name!r}: seeds is {self.seeds}, wanted one or more, all different.")
 
     def cells(self):
         "A list of (labels, recipe); labels is a dict axis -> label, with `seed`."
@@ -258,9 +311,9 @@ class Sweep:
 
 
 def _merge(base, change):
-    "`base` with the values of `change`, dict into dict; a method's options are replaced together with its name."
+    "`base` with the values of `change`, dict into dict; a method that is named is replaced with its options."
     out = dict(base)
     for k, v in change.items():
         both = isinstance(v, dict) and isinstance(out.get(k), dict)
-        out[k] = _merge(out[k], v) if both and "name" not in v else v
+        out[k] = _merge(out[k], v) if both and not (k == "method" and "name" in v) else v
     return out

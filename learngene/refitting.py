@@ -8,12 +8,11 @@ __all__ = ['NEURONS', 'Gram', 'RefitReport', 'refit', 'choose_neurons', 'cut_ffn
 # %% ../nbs/12_refitting.ipynb #9c1de8dd
 from ._files import near
 from .density import _batches
-from .vit import check_vit
+from .vit import check_vit, eval_mode
 
 import copy
 import time
 import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -89,7 +88,7 @@ def refit(
     "Solve a descendant's output matrices so that its stream follows the ancestry's; no labels, no training. ValueError: models that do not match, ridge <= 0, bad images."
     sources, widths = _check(child, ancestry, ridge, sources), _widths(child, ffn_width, neurons)
     began, device = time.perf_counter(), next(child.parameters()).device
-    with _as_found(child, ancestry), torch.no_grad():
+    with eval_mode(child, ancestry), torch.no_grad():
         pixels = _first(images, batch_size, max_images, device)
         untouched = copy.deepcopy(child)
         theirs, ours, plain = ([_embed(m, x) for x in pixels] for m in (ancestry, child, untouched))
@@ -194,19 +193,6 @@ def _first(images, batch_size, max_images, device):
     if not all(x.isfinite().all() for x in out):
         raise ValueError("some images are not finite.")
     return out
-
-
-@contextmanager
-def _as_found(*models):
-    "Eval mode inside; each model's own mode after."
-    modes = [m.training for m in models]
-    try:
-        for m in models:
-            m.eval()
-        yield
-    finally:
-        for m, mode in zip(models, modes):
-            m.train(mode)
 
 # %% ../nbs/12_refitting.ipynb #339d90a4
 NEURONS = ("qr", "variance", "random")

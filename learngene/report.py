@@ -36,7 +36,7 @@ def _order(path):
 
 
 def _table(path):
-    frame = pd.read_csv(path, keep_default_na=False)
+    frame = pd.read_csv(path, keep_default_na=False, dtype=str).rename(columns={"Unnamed: 0": ""})
     return frame.to_html(index=False, border=0, escape=True)
 
 

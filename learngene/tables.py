@@ -8,7 +8,7 @@ __all__ = ['to_frame', 'to_curves', 'mean_sd', 'table', 'compare', 'say_differen
 
 # %% ../nbs/11_tables.ipynb #adc1b4cb
 from ._files import project_root, write_atomic
-from .ledger import Ledger, file_name
+from .ledger import Ledger, file_name, read_record
 
 import json
 from pathlib import Path
@@ -36,6 +36,8 @@ def to_curves(
     records,  # their records
 ) -> pd.DataFrame:
     "One row a run and epoch: labels, epoch, validation accuracy, training loss. Epoch 0 is before training."
+    if any("val_accuracy" not in e for record in records for e in record["train_info"]["history"]):
+        raise ValueError("some runs had no validation images, so they have no curve; set data.val_fraction.")
     rows = [labels | dict(epoch=e["epoch"], accuracy=e["val_accuracy"], train_loss=e["train_loss"])
             for (labels, _), record in zip(cells, records, strict=True) for e in record["train_info"]["history"]]
     return pd.DataFrame(rows)
@@ -66,7 +68,7 @@ def compare(
     b: str,  # the method it is compared with
 ) -> dict:  # difference, low, high (percentage points), p, n
     "Paired difference a - b over seeds. ValueError when the two do not have the same seeds, or fewer than two."
-    wide = frame[frame.method.isin([a, b])].pivot(index="seed", columns="method", values="accuracy") * 100
+    wide = frame[frame.method.isin([a, b])].pivot(index="seed", columns="method", values="accuracy").reindex(columns=[a, b]) * 100
     if wide.isna().any(axis=None) or len(wide) < 2:
         raise ValueError(f"{a} and {b} need the same two or more seeds; there are {len(wide.dropna())} in common.")
     d = (wide[a] - wide[b]).to_numpy()
@@ -103,7 +105,7 @@ def say_epochs(
     epoch, last = epochs_to(curves, method, target), int(curves.epoch.max())
     if epoch is None:
         return f"{method} does not reach it"
-    return f"{method} is there before training" if epoch == 0 else f"{method} reaches it after {epoch} ({last / epoch:.1f} times fewer)"
+    return f"{method} is there before training" if epoch == 0 else f"{method} reaches it after {epoch} epochs ({last / epoch:.1f} times fewer)"
 
 # %% ../nbs/11_tables.ipynb #c49892b3
 def draw_curves(
@@ -162,9 +164,10 @@ class Results:
 
 # %% ../nbs/11_tables.ipynb #c1a12832
 def _origin(ledger, records):
-    "File names of the records, under the shelf that each lies on; yours count before the project's."
-    left, found = {file_name(r) for r in records}, {}
+    "File names of the records, under the shelf that each was read from or written to."
+    left, found = {file_name(r): json.loads(json.dumps(r)) for r in records}, {}
     for shelf, folder in (("yours", "local"), ("committed", "records"), ("not_counted", "local/dirty")):
-        found[shelf] = sorted(n for n in left if (ledger.folder / folder / n).is_file())
-        left -= set(found[shelf])
+        there = {n: ledger.folder / folder / n for n in left}
+        found[shelf] = sorted(n for n, p in there.items() if p.is_file() and read_record(p) == left[n])
+        left = {n: r for n, r in left.items() if n not in found[shelf]}
     return found

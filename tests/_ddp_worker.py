@@ -83,6 +83,13 @@ def main(folder):
     found["evaluate"] = evaluate(vit(), odd, batch_size=16, accelerator=accelerator)
     found["evaluate_one"] = evaluate(vit(), torch.utils.data.Subset(data.test, range(1)), accelerator=accelerator)
 
+    if rank == 0:
+        saved_vit(folder / "vit")
+    accelerator.wait_for_everyone()
+    record = lg.run(recipe(folder / "vit", name="single"), lg.Ledger(folder / "single"), on_epoch=False)
+    found["single"] = dict(weights=record["meta_info"]["weights"], processes=record["run_info"]["processes"], test=record["train_info"]["test_accuracy"])
+    accelerator.wait_for_everyone()
+
     book = lg.Ledger(folder / "ledger")
     ancestry = folder / "ancestry.yaml"
     if rank == 0:

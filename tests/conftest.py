@@ -39,6 +39,7 @@ ZOO = {
     "post norm": lambda **kw: VisionTransformer(block_fn=ResPostBlock, class_token=False, global_pool="avg", init_values=1e-5, **SMALL | kw),
     "mlp norm, no proj bias": lambda **kw: VisionTransformer(scale_mlp_norm=True, proj_bias=False, **SMALL | kw),
     "rms norm, no positions": lambda **kw: VisionTransformer(norm_layer=_rms, pos_embed="none", **SMALL | kw),
+    "no final norm": lambda **kw: VisionTransformer(final_norm=False, **SMALL | kw),
     "not square": lambda **kw: VisionTransformer(**SMALL | dict(img_size=(24, 40), patch_size=(4, 8)) | kw),
     "grey, no classes": lambda **kw: VisionTransformer(**SMALL | dict(in_chans=1, num_classes=0) | kw),
     "timm deit": lambda **kw: timm.create_model("deit_tiny_distilled_patch16_224", img_size=64, **TINY | kw),

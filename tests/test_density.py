@@ -194,7 +194,7 @@ def test_bf16_autocast():
         found = lg.mean_attention_distance(model, x)
     assert found.dtype == torch.float32
     assert (timms - wanted).abs().max() > 0  # autocast did act
-    assert (found - timms).abs().max() < 0.02, (found - timms).abs().max()
+    assert (found - timms).abs().max() < 0.04, (found - timms).abs().max()
     assert torch.allclose(found.double(), wanted, rtol=2e-2)
 
 

@@ -14,7 +14,7 @@ import learngene as lg
 import numpy as np
 import pytest
 import torch
-from _ddp_worker import JOBS, PLAIN, RICH, distributed_fit, recipe, vit
+from _ddp_worker import JOBS, RICH, distributed_fit, recipe, vit
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -180,8 +180,7 @@ def test_clip_grad(monkeypatch):
     assert all(n == pytest.approx(limit, rel=1e-4) for n in norms)
 
 
-@pytest.mark.parametrize("clip", [None, 0.5])
-@pytest.mark.parametrize("micro", [32, 16, 12, 1])
+@pytest.mark.parametrize("micro, clip", [(32, None), (16, 0.5), (12, None), (5, 0.5)])
 def test_gradient_accumulation_is_the_whole_batch(micro, clip):
     whole, a = train(recipe(train=dict(clip_grad=clip)))
     pieces, b = train(recipe(train=dict(micro_batch=micro, clip_grad=clip)))
@@ -208,13 +207,13 @@ def test_drop_path_rises_linearly(depth):
 
 def test_each_setting_changes_the_result():
     "A setting that is read and forgotten would leave the weights as they are."
-    base, _ = train(recipe())
+    base, _ = train(recipe(train=dict(epochs=1, warmup_epochs=0)))
     for part, change in [("train", dict(label_smoothing=0.3)), ("train", dict(drop_path=0.5)), ("train", dict(ema=0.5)), ("train", dict(weight_decay=0.9)), ("train", dict(clip_grad=0.1)),
                          ("train", dict(precision="bf16")), ("augment", dict(mixup=0.8)), ("augment", dict(cutmix=1.0)), ("augment", dict(hflip=0.5)), ("augment", dict(erasing=0.9)),
                          ("augment", dict(crop="resized")), ("augment", dict(crop="pad", pad=1)), ("augment", dict(rand_augment="rand-m9-mstd0.5-inc1"))]:
-        changed, _ = train(recipe(**{part: change}))
+        changed, _ = train(recipe(**{"train": dict(epochs=1, warmup_epochs=0) | (change if part == "train" else {}), **({part: change} if part != "train" else {})}))
         assert not same(base, changed), (part, change)
-    assert same(base, train(recipe())[0])
+    assert same(base, train(recipe(train=dict(epochs=1, warmup_epochs=0)))[0])
 
 
 def test_mixup_losses_use_soft_targets():
@@ -226,19 +225,21 @@ def test_mixup_losses_use_soft_targets():
 
 
 def shadow_of(model, seen):
-    "Moving averages by hand, of each parameter once; the first step copies, as timm's does."
+    "Moving averages by hand, of each parameter once, from the initial weights on."
+    seen.update({n: p.detach().clone() for n, p in model.named_parameters()})
+
     def see(wrapped, optimizer, loss):
         for n, p in model.named_parameters():
-            seen[n] = p.detach().clone() if n not in seen else 0.8 * seen[n] + 0.2 * p.detach()
+            seen[n] = 0.8 * seen[n] + 0.2 * p.detach()
     return see
 
 
-@pytest.mark.parametrize("make", [vit, shared_child])
+@pytest.mark.parametrize("make", [vit, pytest.param(shared_child)])
 def test_the_moving_average_is_the_result(monkeypatch, make):
     model, seen = make(), {}
     judged = copy.deepcopy(model)
     spy_on_steps(monkeypatch, shadow_of(model, seen))
-    r = recipe(train=dict(ema=0.8))
+    r = recipe(train=dict(ema=0.8, warmup_epochs=0))
     model, done = train(r, model)
     for n, p in judged.named_parameters():
         p.data.copy_(seen[n])
@@ -248,6 +249,17 @@ def test_the_moving_average_is_the_result(monkeypatch, make):
 
 
 # --- order and evaluation
+
+def test_every_epoch_and_process_has_its_own_randomness():
+    draws = {}
+    with T.borrowed_randomness():
+        for seed, epoch, rank in [(0, 1, 0), (0, 2, 0), (1, 1, 0), (0, 1, 1), (1, 0, 0)]:
+            T.seed_epoch(seed, epoch, rank)
+            draws[seed, epoch, rank] = torch.rand(1).item(), np.random.rand(), random.random()
+        T.seed_epoch(0, 1, 0)
+        assert draws[0, 1, 0] == (torch.rand(1).item(), np.random.rand(), random.random())
+    assert all(len(set(column)) == len(draws) for column in zip(*draws.values()))
+
 
 def test_batches_are_a_new_permutation_each_epoch():
     a = EpochBatches(11, 4, seed=3)
@@ -329,7 +341,7 @@ def uninterrupted():
     return train(recipe(augment=RICH, train=RICH_TRAIN))
 
 
-@pytest.mark.parametrize("stops", [[1], [3], [4], [1, 2, 3]])
+@pytest.mark.parametrize("stops", [[4], [1, 3]])
 def test_resume_is_bit_equal(uninterrupted, tmp_path, stops):
     "With Mixup, CutMix, RandAugment, erasing, drop path, EMA, clipping and accumulation."
     r, heard = recipe(augment=RICH, train=RICH_TRAIN), []
@@ -344,7 +356,7 @@ def test_resume_is_bit_equal(uninterrupted, tmp_path, stops):
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["epoch-00003.pt", "epoch-00004.pt"]
 
 
-@pytest.mark.parametrize("step", [0, 3, 5, 11, 15])
+@pytest.mark.parametrize("step", [0, 5, 15])
 def test_cut_off_within_an_epoch(uninterrupted, tmp_path, monkeypatch, step):
     r, steps = recipe(augment=RICH, train=RICH_TRAIN), []
 
@@ -382,11 +394,11 @@ def test_resume_in_bf16_and_with_loading_processes(tmp_path):
 
 def test_a_damaged_newest_checkpoint_falls_back(uninterrupted, tmp_path, capsys):
     r = recipe(augment=RICH, train=RICH_TRAIN)
-    for damage in ("cut", "empty", "noise", "all"):
+    for damage in ("cut", "noise", "all"):
         folder = tmp_path / damage
         train(r, vit(), folder, stop_after=2)
         newest = folder / "epoch-00002.pt"
-        newest.write_bytes(dict(cut=newest.read_bytes()[:-100], empty=b"", noise=b"x" * 5000, all=b"")[damage])
+        newest.write_bytes(dict(cut=newest.read_bytes()[:-100], noise=b"x" * 5000, all=b"")[damage])
         if damage == "all":
             (folder / "epoch-00001.pt").write_bytes(b"")
         model, done = train(r, vit(), folder)
@@ -488,6 +500,13 @@ def test_a_model_trained_in_bf16_is_a_plain_fp32_model_afterwards():
     plain.load_state_dict(model.state_dict())
     assert "forward" not in vars(model)
     assert torch.equal(model(x), plain(x))
+
+
+def test_a_model_whose_training_failed_is_plain_again():
+    model = vit()
+    with pytest.raises(FloatingPointError):
+        train(recipe(train=dict(precision="bf16", lr=1e30, warmup_epochs=0)), model)
+    assert "forward" not in vars(model)
 
 
 def test_training_a_model_again(tmp_path):
@@ -598,10 +617,19 @@ def test_two_processes_count_every_image_once(two):
     assert a["evaluate_one"]["images"] == 1
 
 
-def test_two_processes_write_one_record_and_share_an_ancestry(two):
+def test_two_processes_write_one_record(two):
+    (a, b), folder = two
+    (path,) = (folder / "single").rglob("*.json")
+    record = json.loads(path.read_text())
+    assert a["single"] == b["single"] and a["single"]["processes"] == record["run_info"]["processes"] == 2
+    assert record["meta_info"]["weights"] == a["single"]["weights"] and len(record["train_info"]["history"]) == 3
+    assert record["meta_info"]["params"] == count_params(vit())
+    assert not [p for p in (folder / "home" / "checkpoints").iterdir() if p.name.startswith(record["run_info"]["key"])]
+
+
+def test_two_processes_train_and_share_an_ancestry(two):
     (a, b), folder = two
     assert "error" not in a["run"] and "error" not in b["run"], (a["run"], b["run"])
     assert a["run"] == b["run"] and a["run"]["processes"] == 2
     assert len(list((folder / "ledger").rglob("*.json"))) == 1
     assert len(list((folder / "home" / "ancestries").glob("teacher-*"))) == 1
-    assert not any((folder / "home" / "checkpoints").iterdir())

@@ -10,6 +10,7 @@ from ..cluster import HeadCluster
 from ..condensing import gather
 from ..inheriting import inherit, plan
 from .core import Shape, register
+from ..vit import check_vit
 
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ class PretrainingFinetuning:
 
     def condense(self, ancestry, images=None):
         "The whole ancestry, heads in the order in which they are taken; images are not looked at."
+        check_vit(ancestry)
         gen = torch.Generator().manual_seed(self.pick)
         counts = [b.attn.num_heads for b in ancestry.blocks]
         orders = [range(n) if self.heads == "first" else torch.randperm(n, generator=gen).tolist() for n in counts]

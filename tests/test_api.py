@@ -1,0 +1,215 @@
+"The names of the contract, quiet and quick imports, and torchvision beside a torch it was not built for."
+import ast
+import importlib
+import inspect
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make
+
+import learngene as lg
+
+ROOT = Path(lg.__file__).parents[1]
+CALLABLE = ["load_ancestry", "mean_attention_distance", "cluster_heads", "cluster_ffns", "condense", "share_heads", "inherit", "save_descendant", "load_descendant", "plan", "fit", "run",
+            "HeadCluster", "Learngene", "Recipe"]
+ATTRIBUTES = ["Learngene.save", "Learngene.load", "Recipe.load", "methods.names", "methods.get"]
+MODULES = sorted(m.name for m in pkgutil.walk_packages(lg.__path__, "learngene.") if not m.name.endswith("__main__"))
+
+
+def python(code, cwd=None, check=True):
+    "Run code in a fresh interpreter: what it printed, on both streams."
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=cwd)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def check_names(api):
+    for name in CALLABLE:
+        assert callable(getattr(api, name)) and not inspect.ismodule(getattr(api, name)), name
+    for name in ATTRIBUTES:
+        owner, name = name.split(".")
+        assert callable(getattr(getattr(api, owner), name)), name
+
+
+def test_names():
+    check_names(lg)
+    assert set(CALLABLE) <= set(dir(lg)) and set(lg.__all__) <= set(dir(lg))
+
+
+ORDERS = {"backward": "mods[::-1]", "names first": "[]"}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_no_submodule_hides_a_function(order):
+    code = f"""
+import importlib, inspect
+import learngene as lg
+mods, names = {MODULES!r}, {CALLABLE!r}
+order = {ORDERS[order]}
+if not order:
+    [getattr(lg, n) for n in names]; order = mods
+for m in order:
+    importlib.import_module(m)
+bad = [n for n in names + sorted(set(lg.__all__) - {{'methods'}}) if inspect.ismodule(getattr(lg, n)) or not callable(getattr(lg, n))]
+assert not bad, bad
+assert callable(lg.methods.get) and 'cluster-learngene' in lg.methods.names()
+ns = {{}}
+exec('from learngene import *', ns)
+assert set(lg.__all__) <= ns.keys()
+"""
+    python(code)
+
+
+def test_import_is_quiet_and_light(tmp_path):
+    out, err = python("import sys, learngene; dir(learngene); print([m for m in ('torch', 'timm', 'torchvision', 'numpy', 'matplotlib') if m in sys.modules])", cwd=tmp_path)
+    assert out == "[]\n" and err == ""
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="inherits"):
+        lg.inherits  # noqa: B018
+    assert not hasattr(lg, "nothing")
+
+
+def test_torchvision_can_be_imported_after_learngene():
+    code = "import learngene, timm, torchvision, torch, sys\nassert torchvision.__version__ and timm.create_model('vit_tiny_patch16_224', depth=1) is not None\nprint([type(f).__module__ for f in sys.meta_path])"
+    out, _ = python(code)
+    assert "learngene" not in out  # the finder has gone
+
+
+def test_torchvision_finder_stands_aside():
+    "Importing learngene twice, or after torchvision, installs nothing more; an absent torchvision stays absent."
+    python("import sys, importlib, learngene\nimportlib.reload(learngene)\nassert sum('learngene' in type(f).__module__ for f in sys.meta_path) <= 1")
+    code = """
+import sys, learngene
+from learngene import _torchvision
+sys.path[:] = [p for p in sys.path if 'site-packages' not in p]
+sys.modules['torch'] = None
+try:
+    import torchvision
+except ImportError:
+    print('absent')
+"""
+    assert python(code)[0] == "absent\n"
+
+
+def test_torchvision_repair_is_only_made_where_it_is_needed():
+    from learngene import _torchvision
+
+    import torchvision
+
+    spec = importlib.util.find_spec("torchvision")
+    needed = torch.version.cuda is None and not _torchvision._loads(spec, torch)
+    assert (_torchvision._library is not None) == needed and torchvision.__version__
+
+
+def defaults(f):
+    return {k: p.default for k, p in inspect.signature(f).parameters.items() if p.default is not inspect.Parameter.empty}
+
+
+@pytest.mark.parametrize("name, wanted", [
+    ("cluster_heads", dict(eps=10.0, min_heads=1)), ("cluster_ffns", dict(eps=10.0)), ("condense", dict(eps=None, ffn_eps=None, min_heads=1)), ("load_ancestry", dict(pretrained=True)),
+    ("inherit", dict(depth=None, heads=None, omega=None, num_classes=None, proj="paper", ffn="transform", layers="front")),
+    ("plan", dict(depth=None, heads=None, omega=None, num_classes=None, proj="paper", ffn="transform", layers="front")),
+])
+def test_defaults_of_the_contract(name, wanted):
+    assert wanted.items() <= defaults(getattr(lg, name)).items()
+
+
+def test_first_arguments_of_the_contract():
+    for name, wanted in dict(load_ancestry=["name_or_path"], mean_attention_distance=["model", "images"], cluster_heads=["distances"], cluster_ffns=["distances", "clusters"],
+                             condense=["model", "images"], share_heads=["n_centroids", "n_heads"], inherit=["learngene"], fit=["model", "data", "recipe"], run=["recipe"]).items():
+        assert list(inspect.signature(getattr(lg, name)).parameters)[: len(wanted)] == wanted, name
+
+
+def test_docstrings():
+    for name in CALLABLE:
+        assert (getattr(lg, name).__doc__ or "").strip(), name
+
+
+ROOMS = ["vit", "ancestry", "density", "cluster", "condensing", "inheriting", "methods", "data", "recipe", "train", "ledger", "running", "tables", "report", "cli"]
+
+
+@pytest.mark.parametrize("room", ROOMS[:6])
+def test_imports_run_one_way(room):
+    "A room knows nothing of what happens after it."
+    tree = ast.parse((ROOT / "learngene" / f"{room}.py").read_text(encoding="utf-8"))
+    used = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level and node.module}
+    assert not used & set(ROOMS[ROOMS.index(room):]), used
+
+
+def test_nothing_unpickles():
+    for file in (ROOT / "learngene").rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "pickle.load", "pickle.loads"):
+                safe = any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
+                assert safe and "pickle" not in ast.unparse(node.func), f"{file}:{node.lineno}"
+            if isinstance(node, ast.keyword) and node.arg == "strict":
+                assert ast.unparse(node.value) != "False", f"{file}:{node.lineno}"
+
+
+# ---- load_ancestry
+
+def test_ancestry_from_timm():
+    model = lg.load_ancestry("deit_tiny_patch16_224", pretrained=False, depth=1, num_classes=3)
+    assert len(model.blocks) == 1 and model.num_classes == 3 and not model.training
+
+
+def test_ancestry_from_our_folder(tmp_path):
+    model = make("dinov2")
+    lg.save_descendant(model, tmp_path / "a")
+    for path in (tmp_path / "a", str(tmp_path / "a")):
+        assert all(torch.equal(v, model.state_dict()[k]) for k, v in lg.load_ancestry(path).state_dict().items())
+    random = lg.load_ancestry(tmp_path / "a", pretrained=False)
+    assert not torch.equal(random.pos_embed, model.pos_embed) and not random.training and random.pos_embed.isfinite().all()
+    with pytest.raises(TypeError, match="num_classes"):
+        lg.load_ancestry(tmp_path / "a", num_classes=3)
+
+
+def test_ancestry_from_a_timm_folder(tmp_path):
+    import json
+
+    import timm
+    from safetensors.torch import save_file
+
+    model = timm.create_model("deit_tiny_patch16_224", depth=1, img_size=32, num_classes=4)
+    config = dict(architecture="deit_tiny_patch16_224", num_classes=4, model_args=dict(depth=1, img_size=32), pretrained_cfg=dict(input_size=[3, 32, 32], num_classes=4, classifier="head", first_conv="patch_embed.proj"))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    found = lg.load_ancestry(tmp_path)
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in found.state_dict().items())
+
+
+@pytest.mark.parametrize("name, error, words", [
+    ("deit_tiny_patch16_22", ValueError, "did you mean 'deit_tiny_patch16_224'"), ("/no/such/folder", FileNotFoundError, "no folder"), ("./nothing", FileNotFoundError, "no folder"),
+    (Path("nothing"), FileNotFoundError, "no folder"), ("resnet18", TypeError, "cannot be cut into heads"), ("", (ValueError, FileNotFoundError), "."),
+])
+def test_ancestry_errors(name, error, words):
+    with pytest.raises(error, match=words):
+        lg.load_ancestry(name, pretrained=False)
+
+
+def test_ancestry_from_a_damaged_folder(tmp_path):
+    lg.save_descendant(make("plain"), tmp_path / "a")
+    (tmp_path / "a" / "config.json").write_text('{"format": ')
+    with pytest.raises(ValueError, match="truncated"):
+        lg.load_ancestry(tmp_path / "a")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        lg.load_ancestry(tmp_path / "empty")
+
+
+def test_shipped_ancestries_say_what_they_are():
+    from learngene.ancestry import shipped
+
+    for name, folder in shipped().items():  # may be none yet
+        assert (folder / "model.safetensors").stat().st_size <= 3_000_000
+        assert torch.equal(lg.load_ancestry(name).state_dict()["pos_embed"], lg.load_ancestry(str(folder)).state_dict()["pos_embed"])

@@ -1,0 +1,255 @@
+"The command line: what it lists, what it refuses in one line, and that parameters arrive."
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from _ddp_worker import recipe, saved_vit
+
+from learngene import cli
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEARNGENE_HOME", str(tmp_path / "home"))
+
+
+def fails(capsys, *args):
+    "The one line that a command dies with."
+    with pytest.raises(SystemExit) as e:
+        cli.main([str(a) for a in args])
+    text = str(e.value)
+    assert text.startswith("learngene: ") and "\n" not in text.strip(), text
+    assert "Traceback" not in capsys.readouterr().err
+    return text
+
+
+def works(capsys, *args):
+    cli.main([str(a) for a in args])
+    return capsys.readouterr().out
+
+
+def notebook(path, cells, tags=("parameters",)):
+    "A notebook of code cells; the first is tagged."
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=dict(kernelspec=dict(name="python3", display_name="Python 3", language="python")))
+    if tags:
+        nb.cells[0].metadata.tags = list(tags)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nb, path)
+    return path
+
+
+PARAMETERS = 'profile = "digits"  # which\nfresh = False\nworkers = 0\nresults = ""\nlr = 0.5\nnames = []'
+
+
+# --- from outside
+
+def test_from_outside(tmp_path):
+    def command(*args, cwd=tmp_path):
+        return subprocess.run([sys.executable, "-m", "learngene", *args], capture_output=True, text=True, cwd=cwd, env=os.environ | dict(PYTHONPATH=str(ROOT), COLUMNS="200"))
+    done = command("--help")
+    assert done.returncode == 0 and all(word in done.stdout for word in ("run", "train", "report", "commit", "list")) and done.stderr == ""
+    done = command("run", "tabel2")
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith("learngene: there is no table 'tabel2' (did you mean 'table2'?)") and done.stderr.count("\n") == 1
+    assert command().returncode == 2
+    assert (Path(sys.executable).parent / "learngene").exists(), "the console script"
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["train"], ["report"], ["commit"], ["list"]])
+def test_help(capsys, command):
+    with pytest.raises(SystemExit) as e:
+        cli.main([*command, "--help"])
+    assert e.value.code == 0 and "usage: learngene" in capsys.readouterr().out
+
+
+def test_list(capsys):
+    out = works(capsys, "list")
+    for word in ("table2", "figure1c", "digits", "cluster-learngene", "from-scratch", "pretraining-finetuning", "cifar100", "vit_nano_p2_8.digits"):
+        assert word in out
+    assert out.splitlines()[0].startswith("tables and figures: figure1c")
+
+
+# --- what is refused
+
+@pytest.mark.parametrize("args, says", [
+    (["run", "tabel2"], "did you mean 'table2'"), (["run", "zzzzzzzz"], "there are figure1c"), (["run", "al"], "did you mean 'all'"),
+    (["run", "table2", "--profile", "digit"], "there is no profile 'digit' (did you mean 'digits'?)"),
+    (["run", "table2", "--set", "epohcs=1"], "no parameter 'epohcs'"), (["run", "table2", "--set", "frech=true"], "did you mean 'fresh'"),
+    (["run", "table2", "--set", "workers=2"], "workers has an option of its own: --workers"), (["run", "table2", "--set", "fresh"], "--set wants NAME=VALUE, not 'fresh'"),
+    (["train", "digits/ancestri"], "did you mean 'digits/ancestry'"), (["train", "absent.yaml"], "there is no recipe 'absent.yaml'"),
+])
+def test_refused_in_one_line(capsys, args, says):
+    assert says in fails(capsys, *args)
+
+
+def test_refused_before_anything_is_written(capsys, tmp_path):
+    fails(capsys, "run", "all", "--results", tmp_path / "out", "--set", "nope=1")
+    assert not (tmp_path / "out").exists()
+
+
+def test_report_without_results(capsys, tmp_path):
+    assert "has no tables or figures yet" in fails(capsys, "report", "--results", tmp_path)
+
+
+@pytest.mark.parametrize("text, says", [("name: x\nancestry: y\ntrian: {}\n", "did you mean 'train'"), ("- a\n", "wanted a mapping"), pytest.param("a: [1\n", "is not YAML")])
+def test_bad_recipe_files(capsys, tmp_path, text, says):
+    (tmp_path / "r.yaml").write_text(text)
+    assert says in fails(capsys, "train", tmp_path / "r.yaml")
+
+
+def test_a_diverging_run(capsys, tmp_path):
+    file = recipe(train=dict(lr=1e30, warmup_epochs=0)).save(tmp_path / "r.yaml")
+    assert "lower train.lr" in fails(capsys, "train", file, "--results", tmp_path / "led")
+    assert not (tmp_path / "led").exists()
+
+
+def test_a_value_that_is_no_yaml(capsys):
+    fails(capsys, "run", "table2", "--set", "profile=[1")
+
+
+def test_a_parameter_with_an_option_of_its_own(capsys, tmp_path):
+    "--set profile=smoke would run one profile and report another."
+    fails(capsys, "run", "table2", "--dry-run", "--set", "profile=smoke", "--results", tmp_path)
+
+
+def test_commit_of_an_unknown_profile(capsys, tmp_path):
+    assert "did you mean 'digits'" in fails(capsys, "commit", "--profile", "digitz", "--results", tmp_path)
+    assert not list(tmp_path.glob("digitz"))
+
+
+def test_interruption(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_list", lambda args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SystemExit) as e:
+        cli.main(["list"])
+    assert "interrupted" in str(e.value) and "goes on" in str(e.value)
+
+
+# --- parameters
+
+def test_parameters_are_checked(tmp_path):
+    path = notebook(tmp_path / "n.ipynb", [PARAMETERS, "profile"])
+    cli.check_parameters(path, {})
+    cli.check_parameters(path, dict(profile="x", fresh=True, workers=-1, lr=1.5, names=[1]))
+    for given, says in [(dict(worker=1), "no parameter 'worker' (did you mean 'workers'?); it has profile, fresh"), (dict(fresh=1), "fresh is 1, wanted bool, as in fresh=False"),
+                        (dict(workers=True), "wanted int"), (dict(workers="1"), "wanted int"), (dict(profile=None), "wanted str"), (dict(lr=1), "wanted float"), (dict(names=()), "wanted list")]:
+        with pytest.raises(ValueError) as e:
+            cli.check_parameters(path, given)
+        assert says in str(e.value)
+
+
+def test_exactly_one_tagged_cell(tmp_path):
+    with pytest.raises(ValueError, match="0 cells tagged 'parameters'"):
+        cli.check_parameters(notebook(tmp_path / "none.ipynb", [PARAMETERS], tags=()), {})
+    path = notebook(tmp_path / "two.ipynb", [PARAMETERS, "x = 1"])
+    nb = nbformat.read(path, 4)
+    nb.cells[1].metadata.tags = ["parameters"]
+    nbformat.write(nb, path)
+    with pytest.raises(ValueError, match="2 cells tagged 'parameters'"):
+        cli.check_parameters(path, {})
+
+
+@pytest.mark.parametrize("source", ["import os", "a = 1 + x", "a = len([])", "a =", "a.b = 1", "print(1)", "a, b = 1, 2"])
+def test_parameters_are_literals(tmp_path, source):
+    with pytest.raises(ValueError, match="nothing but NAME = literal"):
+        cli.check_parameters(notebook(tmp_path / "n.ipynb", [source]), {})
+
+
+def test_run_notebook_hands_parameters_over(tmp_path, capsys):
+    path = notebook(tmp_path / "in" / "n.ipynb", [PARAMETERS, "import os; from pathlib import Path\nprint('got', profile, fresh, workers, results, lr)\nassert Path('n.ipynb').exists()"])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="did you mean 'workers'"):
+        cli.run_notebook(path, tmp_path / "out" / "n.ipynb", dict(workerz=3))
+    assert not (tmp_path / "out").exists()
+    cli.run_notebook(path, tmp_path / "out" / "n.ipynb", dict(profile="other", fresh=True, workers=3, results="a b'c"))
+    out = capsys.readouterr().out
+    assert "got other True 3 a b'c 0.5" in out
+    assert path.read_bytes() == before
+    executed = nbformat.read(tmp_path / "out" / "n.ipynb", 4)
+    assert any("injected-parameters" in c.metadata.get("tags", []) for c in executed.cells)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    "A folder that looks like a checkout, with two quick notebooks."
+    root = tmp_path / "checkout"
+    publish = "from learngene.tables import Results\nimport pandas as pd\nResults(profile, results, fresh).publish('{0}', '{0}: it', 'caption', f'workers {{workers}}', pd.DataFrame(dict(a=[1])))"
+    four = PARAMETERS.split("\nlr")[0]
+    root.mkdir()
+    shutil.copy(ROOT / "settings.ini", root)
+    for name in ("figure1c", "table2"):
+        notebook(root / "nbs" / "paper" / f"{name}.ipynb", [four, publish.format(name)])
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return root
+
+
+def test_run_all_in_a_checkout(checkout, capsys):
+    out = works(capsys, "run", "all", "--workers", "3")
+    assert "(1/2) figure1c" in out and "(2/2) table2" in out and "report.html" in out
+    made = sorted(p.relative_to(checkout / "results/digits").as_posix() for p in (checkout / "results").rglob("*") if p.is_file())
+    assert made == ["notebooks/figure1c.ipynb", "notebooks/table2.ipynb", "report.html", "tables/figure1c.csv", "tables/figure1c.json", "tables/table2.csv", "tables/table2.json"]
+    assert "workers 3" in (checkout / "results/digits/report.html").read_text()
+
+
+def test_a_relative_results_folder(checkout, capsys):
+    works(capsys, "run", "figure1c", "--results", "mine")
+    assert (checkout / "mine/digits/report.html").is_file() and (checkout / "mine/digits/tables/figure1c.json").is_file()
+    assert [p.name for p in (checkout / "nbs/paper").iterdir() if p.is_dir() and not p.name.startswith(".")] == []
+
+
+def test_a_failing_notebook_is_one_line(checkout, capsys):
+    notebook(checkout / "nbs" / "paper" / "figure1c.ipynb", [PARAMETERS, "raise KeyError('the reason')"])
+    assert "the reason" in fails(capsys, "run", "figure1c")
+
+
+def test_outside_a_checkout(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "project_root", lambda: None)
+    assert "run this in a checkout" in fails(capsys, "run", "table2")
+    assert "tables and figures" not in works(capsys, "list")
+
+
+# --- dry runs and single recipes
+
+def test_dry_run_lists_runs_and_writes_nothing(capsys, tmp_path):
+    from learngene.recipe import Sweep
+
+    cells = Sweep.load("smoke/table2").cells()
+    out = works(capsys, "run", "table2", "--profile", "smoke", "--dry-run", "--results", tmp_path)
+    assert f"table2: {len(cells)} runs" in out and out.count("would run") == len(cells) + 1 and "has a record" not in out
+    assert not list(tmp_path.iterdir())
+    key, seed = cells[3][1].key, cells[3][1].seed
+    record = dict(schema=1, run_info=dict(name="x", key=key, seed=seed, code={}), train_info=dict(seconds=7), meta_info={})
+    (tmp_path / "smoke/records").mkdir(parents=True)
+    (tmp_path / "smoke/records" / f"x-s{seed}-{key}.json").write_text(json.dumps(record))
+    lines = works(capsys, "run", "table2", "--profile", "smoke", "--dry-run", "--results", tmp_path).splitlines()
+    assert "has a record" in lines[4] and "7 s" in lines[4] and sum("has a record" in line for line in lines) == 1
+    fresh = works(capsys, "run", "table2", "--profile", "smoke", "--dry-run", "--fresh", "--results", tmp_path)
+    assert "has a record" not in fresh and "about 7 s of training would run" in fresh
+
+
+def test_dry_run_of_a_figure_that_runs_a_tables_cells(capsys, tmp_path):
+    "Figure 5 runs the cells of Table 2 that use all images, when they have no records."
+    out = works(capsys, "run", "figure5", "--profile", "smoke", "--dry-run", "--results", tmp_path)
+    assert out.count("would run   ") >= 6
+
+
+def test_dry_run_of_all(capsys, tmp_path):
+    out = works(capsys, "run", "all", "--dry-run", "--results", tmp_path)
+    assert "figure2: no runs of its own" in out and "would run" in out and not list(tmp_path.iterdir())
+
+
+def test_train_a_recipe_file(capsys, tmp_path):
+    file = recipe(saved_vit(tmp_path / "anc"), train=dict(epochs=1)).save(tmp_path / "r.yaml")
+    out = works(capsys, "train", file, "--results", tmp_path / "led", "--save", tmp_path / "model")
+    assert "epoch   1" in out and "tiny: " in out and "test images" in out
+    (path,) = (tmp_path / "led").rglob("*.json")
+    accuracy = json.loads(path.read_text())["train_info"]["test_accuracy"]
+    assert f"{accuracy:.2%} of 358 test images" in out or f"{accuracy:.2%} of " in out
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    assert "epoch" in works(capsys, "train", file, "--results", tmp_path / "led", "--again")

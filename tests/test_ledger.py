@@ -1,0 +1,254 @@
+"The ledger: which code, which shelf, whole files or none."
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import learngene as lg
+
+import pytest
+
+from learngene import ledger as L
+from learngene._files import atomic_folder, write_atomic
+from learngene.ledger import Ledger, commit, file_name, read_record
+
+ROOT = Path(__file__).parents[1]
+
+
+def record(key="0123456789ab", accuracy=0.5, clean=True, name="demo", seed=0):
+    return dict(schema=1, run_info=dict(name=name, key=key, seed=seed, code=dict(clean=clean)), train_info=dict(test_accuracy=accuracy), meta_info={})
+
+
+def accuracy(found):
+    return found["train_info"]["test_accuracy"]
+
+
+# --- which code
+
+def git(folder, *args):
+    return subprocess.run(["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@example.org", *args], capture_output=True, text=True, check=True).stdout
+
+
+def version_seen_from(folder):
+    code = "import json, learngene; from learngene.ledger import code_version; print(json.dumps([code_version(), learngene.__file__]))"
+    env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")} | dict(PYTHONPATH=str(folder))
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    found, file = json.loads(done.stdout)
+    assert Path(file).parent == folder / "learngene"
+    return found
+
+
+@pytest.fixture
+def clone(tmp_path):
+    "A checkout of its own, made of the working tree, with one commit."
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    folder = tmp_path / "clone"
+    for part in ("learngene", "settings.ini", ".gitignore", "README.md"):
+        source = ROOT / part
+        shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__")) if source.is_dir() else shutil.copy(source, folder / part)
+    for part in ("results/digits", "nbs/paper", "tests"):
+        (folder / part).mkdir(parents=True)
+    (folder / "nbs/paper/table2.ipynb").write_text("{}")
+    (folder / "nbs/00_vit.ipynb").write_text("{}")
+    (folder / "results/README.md").write_text("results")
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "one")
+    return folder
+
+
+def append(path, text="\n# changed\n"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text((path.read_text() if path.exists() else "") + text)
+
+
+def test_which_changes_make_a_tree_dirty(clone):
+    head = git(clone, "rev-parse", "HEAD").strip()
+    assert version_seen_from(clone) == dict(source="checkout", version=lg.__version__, commit=head, clean=True)
+    for harmless in ("results/README.md", "results/digits/local/new.json", "results/new.csv", "nbs/paper/table2.ipynb", "nbs/paper/Untitled.ipynb"):
+        append(clone / harmless)
+    assert version_seen_from(clone)["clean"] is True
+    for harmful in ("learngene/vit.py", "learngene/new.py", "learngene/recipes/digits/table2.yaml", "nbs/00_vit.ipynb", "nbs/resultsx.py", "learngene/results/x.py"):
+        append(clone / harmful)
+        found = version_seen_from(clone)
+        assert (found["clean"], found["commit"]) == (False, head), harmful
+        git(clone, "checkout", "-q", "--", "learngene", "nbs/00_vit.ipynb")
+        git(clone, "clean", "-fdq", "learngene", "nbs/resultsx.py")
+    assert version_seen_from(clone)["clean"] is True
+    append(clone / "learngene/vit.py")
+    git(clone, "add", "-A")
+    assert version_seen_from(clone)["clean"] is False, "staged is not committed"
+    git(clone, "commit", "-q", "-m", "two")
+    now = version_seen_from(clone)
+    assert now["clean"] is True and now["commit"] != head
+    (clone / "learngene/bench.py").unlink()
+    assert version_seen_from(clone)["clean"] is False, "a deleted file"
+
+
+def test_a_checkout_without_git_counts_for_nothing(clone):
+    shutil.rmtree(clone / ".git")
+    assert version_seen_from(clone) == dict(source="checkout", version=lg.__version__, commit=None, clean=False)
+
+
+def test_an_installed_package_is_a_release(clone, tmp_path):
+    for place in (tmp_path / "site", clone / ".venv" / "lib" / "site-packages"):
+        shutil.copytree(clone / "learngene", place / "learngene")
+        append(clone / "learngene/vit.py")  # of no concern to the copy
+        assert version_seen_from(place) == dict(source="release", version=lg.__version__, commit=None, clean=True)
+
+
+def test_versions_are_those_in_use():
+    import timm
+    import torch
+
+    v = L.versions()
+    assert v["torch"] == torch.__version__ and v["timm"] == timm.__version__ and v["python"] == sys.version.split()[0]
+    assert {"accelerate", "numpy", "torchvision"} <= set(v)
+
+
+# --- shelves
+
+def test_shelves(tmp_path):
+    ledger = Ledger(tmp_path)
+    dirty = ledger.add(record(accuracy=0.1, clean=False))
+    assert dirty == tmp_path / "local/dirty/demo-s0-0123456789ab.json" and ledger.find("0123456789ab") is None and list(ledger) == []
+    mine = ledger.add(record(accuracy=0.2))
+    assert mine == tmp_path / "local/demo-s0-0123456789ab.json" and accuracy(ledger.find("0123456789ab")) == 0.2
+    assert ledger.find("0123456789") is None and ledger.find("ffffffffffff") is None
+    write_atomic(tmp_path / "records" / file_name(record()), json.dumps(record(accuracy=0.3)))
+    write_atomic(tmp_path / "records" / file_name(record("ffffffffffff")), json.dumps(record("ffffffffffff", accuracy=0.4)))
+    assert accuracy(ledger.find("0123456789ab")) == 0.2, "yours before the project's"
+    assert [accuracy(r) for r in ledger] == [0.2, 0.4]
+    fresh = Ledger(tmp_path, committed=False)
+    assert fresh.find("ffffffffffff") is None and [accuracy(r) for r in fresh] == [0.2]
+    project = Ledger(tmp_path, local=False)
+    assert [accuracy(r) for r in project] == [0.3, 0.4]
+    mine.unlink()
+    assert accuracy(ledger.find("0123456789ab")) == 0.3
+
+
+def test_looking_writes_nothing(tmp_path):
+    ledger = Ledger(tmp_path / "none")
+    assert ledger.find("0123456789ab") is None and list(ledger) == [] and not (tmp_path / "none").exists()
+
+
+def test_adding_again_replaces(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.add(record(accuracy=0.1))
+    ledger.add(record(accuracy=0.2))
+    assert accuracy(ledger.find("0123456789ab")) == 0.2 and len(list((tmp_path / "local").glob("*"))) == 1
+
+
+def test_adding_under_another_name_replaces(tmp_path):
+    "The name does not enter the key: the newest record of a key is the one that counts."
+    ledger = Ledger(tmp_path)
+    ledger.add(record(accuracy=0.1, name="a"))
+    ledger.add(record(accuracy=0.2, name="b"))
+    assert accuracy(ledger.find("0123456789ab")) == 0.2
+
+
+def test_commit_moves_clean_records_in_place_of_older_ones(tmp_path):
+    ledger = Ledger(tmp_path)
+    write_atomic(tmp_path / "records/old_name-s0-0123456789ab.json", json.dumps(record(accuracy=0.3, name="old_name")))
+    write_atomic(tmp_path / "records/other-s0-ffffffffffff.json", json.dumps(record("ffffffffffff", accuracy=0.4, name="other")))
+    ledger.add(record(accuracy=0.2))
+    ledger.add(record("aaaaaaaaaaaa", clean=False))
+    moved = commit(ledger)
+    assert moved == [tmp_path / "records/demo-s0-0123456789ab.json"]
+    assert sorted(p.name for p in (tmp_path / "records").iterdir()) == ["demo-s0-0123456789ab.json", "other-s0-ffffffffffff.json"]
+    assert [p.name for p in (tmp_path / "local").iterdir()] == ["dirty"] and len(list((tmp_path / "local/dirty").iterdir())) == 1
+    assert accuracy(Ledger(tmp_path).find("0123456789ab")) == 0.2
+    assert commit(ledger) == []
+
+
+def test_commit_stops_at_a_damaged_record_and_loses_nothing(tmp_path):
+    ledger = Ledger(tmp_path)
+    write_atomic(tmp_path / "records/demo-s0-0123456789ab.json", json.dumps(record(accuracy=0.3)))
+    path = ledger.add(record(accuracy=0.2))
+    path.write_text(path.read_text()[:-30])
+    with pytest.raises(ValueError, match="truncated"):
+        commit(ledger)
+    assert accuracy(Ledger(tmp_path, local=False).find("0123456789ab")) == 0.3
+
+
+# --- damage
+
+@pytest.mark.parametrize("text, says", [
+    ("", "truncated or not JSON"), ('{"schema": 1, "run_inf', "truncated or not JSON"), ("\x00\xff", "truncated or not JSON"), ('{"schema": 2, "run_info": {}, "train_info": {}, "meta_info": {}}', "schema 2, this version reads 1"),
+    ("{}", "schema None"), ("[]", "schema 'list'"), ("3", "schema 'int'"), ('{"schema": "1"}', "schema '1'"), ('{"schema": 1, "run_info": {}}', "lacks train_info, meta_info"),
+    ('{"schema": 1, "run_info": [], "train_info": {}, "meta_info": {}}', "lacks run_info"),
+])
+def test_damaged_and_foreign_records(tmp_path, text, says):
+    path = tmp_path / "local" / "demo-s0-0123456789ab.json"
+    write_atomic(path, text)
+    for read in (lambda: Ledger(tmp_path).find("0123456789ab"), lambda: list(Ledger(tmp_path)), lambda: read_record(path)):
+        with pytest.raises(ValueError) as e:
+            read()
+        assert says in str(e.value) and str(path) in str(e.value)
+
+
+def test_binary_rubbish(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(b"\x80\x81\xff")
+    with pytest.raises(ValueError, match="x.json"):
+        read_record(path)
+
+
+def test_only_records_can_be_added(tmp_path):
+    for bad in ({}, dict(schema=1), dict(record(), schema=0), dict(record(), train_info=None)):
+        with pytest.raises(ValueError, match="the record"):
+            Ledger(tmp_path).add(bad)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_record_that_is_no_json_leaves_nothing(tmp_path):
+    with pytest.raises(TypeError):
+        Ledger(tmp_path).add(dict(record(), extra={1, 2}))
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("where", ["fsync", "replace"])
+def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch, where):
+    ledger = Ledger(tmp_path)
+    path = ledger.add(record(accuracy=0.1))
+    old = path.read_bytes()
+    monkeypatch.setattr(os, where, lambda *a: (_ for _ in ()).throw(OSError("no space left")))
+    for key in ("0123456789ab", "ffffffffffff"):
+        with pytest.raises(OSError):
+            ledger.add(record(key, accuracy=0.9))
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path] and path.read_bytes() == old
+
+
+def test_a_killed_writer_leaves_no_partial_record(tmp_path):
+    code = f"""
+import os, signal
+from learngene.ledger import Ledger
+os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
+Ledger({str(tmp_path)!r}).add({record()!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    assert not list(tmp_path.rglob("*.json")) and Ledger(tmp_path).find("0123456789ab") is None and list(Ledger(tmp_path)) == []
+
+
+def test_folders_are_replaced_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "model"
+    with atomic_folder(target) as f:
+        (f / "a").write_text("1")
+    with pytest.raises(RuntimeError):
+        with atomic_folder(target) as f:
+            (f / "a").write_text("2")
+            raise RuntimeError("crash")
+    assert (target / "a").read_text() == "1" and [p.name for p in tmp_path.iterdir()] == ["model"]
+    with atomic_folder(target) as f:
+        (f / "b").write_text("3")
+    assert [p.name for p in target.iterdir()] == ["b"] and [p.name for p in tmp_path.iterdir()] == ["model"]
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="is a file"):
+        with atomic_folder(tmp_path / "file"):
+            pass

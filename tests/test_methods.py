@@ -1,0 +1,227 @@
+"Every method behind the protocol: what it keeps, what it hands on, what it counts."
+import pytest
+import torch
+from conftest import SMALL, make, pictures
+from timm.models.vision_transformer import VisionTransformer
+
+import learngene as lg
+from learngene.methods import Shape
+
+THREE = ["cluster-learngene", "from-scratch", "pretraining-finetuning"]
+D, HD, H, L, HIDDEN = 32, 8, 4, 3, 128  # the small ancestry
+QKV = 3 * HD * (D + 1)  # of one head, with biases
+FFN = 2 * D * HIDDEN + D + HIDDEN
+PROJ = D * D + D
+NORMS = 4 * D
+STEM = 3 * 64 * D + D + D + 17 * D  # patches, class token, positions
+HEAD = 5 * D + 5
+WHOLE = STEM + L * (H * QKV + FFN + PROJ + NORMS) + 2 * D + HEAD
+SHAPES = [Shape(), Shape(depth=2, heads=2, num_classes=7), Shape(depth=3, heads=[3, 8, 1], num_classes=2), Shape(depth=1, heads=9)]
+
+
+@pytest.fixture(scope="module")
+def ancestry():
+    model = make("plain", seed=3)
+    assert sum(p.numel() for p in model.parameters()) == WHOLE
+    return model
+
+
+@pytest.fixture(scope="module")
+def images(ancestry):
+    return pictures(ancestry)
+
+
+def test_registry():
+    assert set(THREE) <= set(lg.methods.names()) and lg.methods.names() == sorted(lg.methods.names())
+    for name in lg.methods.names():
+        method = lg.methods.get(name)
+        assert method.name == name and all(callable(getattr(method, f)) for f in ("condense", "expand", "inherited_params"))
+
+
+@pytest.mark.parametrize("name, options, words", [
+    ("cluster-learngen", {}, "did you mean 'cluster-learngene'"), ("scratch", {}, "from-scratch"), ("", {}, "there is no method"),
+    ("cluster-learngene", dict(ep=1), "did you mean 'eps'"), ("cluster-learngene", dict(projection="paper"), "did you mean 'proj'"),
+    ("from-scratch", dict(eps=1), "no option 'eps'"), ("from-scratch", dict(weights="kaiming"), "timm, xavier"), ("pretraining-finetuning", dict(layer="even"), "did you mean 'layers'"),
+])
+def test_errors(name, options, words):
+    with pytest.raises(ValueError, match=words):
+        lg.methods.get(name, **options)
+
+
+@pytest.mark.parametrize("name, option", [("cluster-learngene", dict(proj="fold")), ("cluster-learngene", dict(ffn="copied")), ("cluster-learngene", dict(rule="state")),
+                                          ("cluster-learngene", dict(eps=-1.0)), ("pretraining-finetuning", dict(layers="last"))])
+def test_bad_values_are_refused_before_a_model_is_made(ancestry, images, name, option):
+    with pytest.raises(ValueError):
+        method = lg.methods.get(name, **option)
+        method.expand(method.condense(ancestry, images), Shape())
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(ValueError, match="already"):
+        @lg.methods.register("from-scratch")
+        class Other:
+            pass
+    assert lg.methods.get("from-scratch").__class__.__name__ == "FromScratch"
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", THREE)
+def test_shapes_and_one_step(ancestry, images, name, shape):
+    before = {k: v.clone() for k, v in ancestry.state_dict().items()}
+    method = lg.methods.get(name)
+    payload = method.condense(ancestry, images)
+    model = method.expand(payload, shape)
+    depth = shape.depth or L
+    heads = shape.heads if isinstance(shape.heads, list) else [shape.heads or H] * depth
+    assert [b.attn.num_heads for b in model.blocks] == heads and {b.attn.head_dim for b in model.blocks} == {HD} and not model.training
+    assert model(images).shape == (3, shape.num_classes or 5)
+    assert all(p.requires_grad and not p.is_meta for p in model.parameters())
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-3)
+    old = {k: p.detach().clone() for k, p in model.named_parameters()}
+    loss = torch.nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 1]))
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = torch.nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 1]))
+    assert after.isfinite() and after < loss
+    assert not [k for k, p in model.named_parameters() if torch.equal(old[k], p)]
+    assert all(torch.equal(v, ancestry.state_dict()[k]) for k, v in before.items())  # training a descendant leaves the ancestry alone
+    again = method.expand(payload, shape)  # and the payload
+    if name != "from-scratch" and shape.num_classes is None:
+        assert torch.equal(lg.merge(again).blocks[0].attn.qkv.weight, lg.merge(method.expand(payload, shape)).blocks[0].attn.qkv.weight)
+
+
+@pytest.mark.parametrize("name", THREE)
+@pytest.mark.parametrize("shape, words", [(Shape(depth=4), "depth"), (Shape(depth=0), "depth"), (Shape(heads=0), "heads"), (Shape(heads=[1, 2]), "heads"), (Shape(heads=100), "heads"),
+                                          (Shape(num_classes=-1), "num_classes")])
+def test_shapes_that_cannot_be_made(ancestry, images, name, shape, words):
+    method = lg.methods.get(name)
+    with pytest.raises(ValueError, match=words):
+        method.expand(method.condense(ancestry, images), shape)
+
+
+@pytest.mark.parametrize("name", THREE)
+def test_not_a_vit(name):
+    with pytest.raises(TypeError):
+        lg.methods.get(name).condense(torch.nn.Linear(1, 1), torch.zeros(1, 3, 8, 8))
+
+
+# ---- cluster-learngene
+
+def test_payload_of_cluster_learngene(ancestry, images):
+    for options in (dict(eps=0.2, ffn_eps=1.0), dict(eps=100), dict(eps=1e-7, ffn_eps=1e-9), dict(eps=0.3, min_heads=1, rule="stated")):
+        method = lg.methods.get("cluster-learngene", **options)
+        payload = method.condense(ancestry, images)
+        d = lg.mean_attention_distance(ancestry, images)
+        clusters = [lg.cluster_heads(row, options["eps"]) for row in d]
+        groups = lg.cluster_ffns(d, clusters, options.get("ffn_eps", options["eps"]), options.get("rule", "printed"))
+        assert payload.n_params == STEM + sum(len(c) * QKV for c in clusters) + len(groups) * FFN + L * (PROJ + NORMS) + 2 * D + HEAD
+    assert lg.methods.get("cluster-learngene", eps=100).condense(ancestry, images).n_params == WHOLE - L * 3 * QKV - 2 * FFN
+
+
+@pytest.mark.parametrize("options", [dict(), dict(proj="folded", ffn="copy"), dict(proj="aligned", layers="even")])
+def test_cluster_learngene_is_condense_and_inherit(ancestry, images, options):
+    method = lg.methods.get("cluster-learngene", eps=0.2, ffn_eps=1.0, **options)
+    shape = Shape(depth=2, heads=[3, 6])
+    found = method.expand(method.condense(ancestry, images), shape).state_dict()
+    learngene = lg.condense(ancestry, images, eps=0.2, ffn_eps=1.0)
+    wanted = lg.inherit(learngene, depth=2, heads=[3, 6], **options).state_dict()
+    assert found.keys() == wanted.keys() and all(torch.equal(v, wanted[k]) for k, v in found.items())
+    assert method.inherited_params(method.condense(ancestry, images), shape) == lg.plan(learngene, depth=2, heads=[3, 6], **options).inherited_params
+
+
+def test_inherited_params_of_cluster_learngene_by_hand(ancestry, images):
+    method = lg.methods.get("cluster-learngene", eps=100)  # one centroid a layer, one FFN
+    payload = method.condense(ancestry, images)
+    shared = STEM + 2 * D + FFN
+    assert method.inherited_params(payload, Shape()) == shared + HEAD + L * (QKV + PROJ + NORMS)
+    assert method.inherited_params(payload, Shape(depth=2, heads=2, num_classes=9)) == shared + 2 * (QKV + 2 * HD * D + D + NORMS)
+
+
+# ---- pretraining-finetuning
+
+def test_payload_of_pretraining_is_the_whole_ancestry(ancestry):
+    payload = lg.methods.get("pretraining-finetuning").condense(ancestry, None)
+    assert payload.n_params == WHOLE
+    for k, t in payload.tensors.items():
+        assert torch.equal(t.flatten(), ancestry.state_dict()[k].flatten()), k
+
+
+def test_pretraining_keeps_the_first_layers_and_heads(ancestry, images):
+    method, state = lg.methods.get("pretraining-finetuning"), ancestry.state_dict()
+    payload = method.condense(ancestry, None)
+    whole = method.expand(payload, Shape()).state_dict()
+    assert whole.keys() == state.keys() and all(torch.equal(v, state[k]) for k, v in whole.items())
+    model = method.expand(payload, Shape(depth=2, heads=3))
+    found = model.state_dict()
+    for i in range(2):
+        for part in ("weight", "bias"):
+            wanted = torch.cat([state[f"blocks.{i}.attn.qkv.{part}"][w * D: w * D + 3 * HD] for w in range(3)])
+            assert torch.equal(found[f"blocks.{i}.attn.qkv.{part}"], wanted)
+        assert torch.equal(found[f"blocks.{i}.attn.proj.weight"], state[f"blocks.{i}.attn.proj.weight"][:, : 3 * HD])
+    cut = {k for k in found if "attn.qkv" in k or "attn.proj.weight" in k}
+    assert all(torch.equal(found[k], state[k]) for k in found.keys() - cut)
+    assert method.inherited_params(payload, Shape(depth=2, heads=3)) == sum(v.numel() for v in found.values())
+    assert method.inherited_params(payload, Shape(depth=2, heads=3, num_classes=5)) == sum(v.numel() for v in found.values()) - HEAD
+    assert method.inherited_params(payload, Shape()) == WHOLE == method.inherited_params(payload, Shape(heads=9))
+    with torch.no_grad():
+        assert torch.equal(method.expand(payload, Shape())(images), ancestry(images))
+        assert (method.expand(payload, Shape(heads=9))(images) - ancestry(images)).abs().max() < 1e-4  # more heads, same function
+
+
+def test_pretraining_layers(ancestry):
+    method = lg.methods.get("pretraining-finetuning", layers="even")
+    found = method.expand(method.condense(ancestry, None), Shape(depth=2)).state_dict()
+    assert torch.equal(found["blocks.1.mlp.fc1.weight"], ancestry.state_dict()["blocks.2.mlp.fc1.weight"])
+
+
+def test_every_parameter_of_pretraining_is_its_own(ancestry):
+    method = lg.methods.get("pretraining-finetuning")
+    model = method.expand(method.condense(ancestry, None), Shape(heads=8))
+    stores = [p.untyped_storage().data_ptr() for p in [*model.parameters(), *ancestry.parameters()]]
+    assert len(stores) == len(set(stores))
+
+
+# ---- from-scratch
+
+def test_from_scratch_takes_nothing(ancestry):
+    method = lg.methods.get("from-scratch")
+    payload = method.condense(ancestry, None)
+    assert not any(isinstance(v, torch.Tensor) for v in payload.values()) and method.inherited_params(payload, Shape()) == 0
+    torch.manual_seed(0)
+    a = method.expand(payload, Shape()).state_dict()
+    torch.manual_seed(0)
+    b = method.expand(payload, Shape()).state_dict()
+    torch.manual_seed(1)
+    c = method.expand(payload, Shape()).state_dict()
+    fresh = VisionTransformer(**SMALL).state_dict()
+    assert a.keys() == fresh.keys()
+    for k, t in a.items():
+        assert torch.equal(t, b[k])
+        if t.ndim > 1 and k not in ("cls_token",):
+            assert not torch.equal(t, c[k]) and not torch.equal(t, ancestry.state_dict()[k]), k
+            assert t.std().item() == pytest.approx(fresh[k].std().item(), rel=0.25), k
+        elif k not in ("cls_token", "patch_embed.proj.bias"):  # timm draws these two at random
+            assert torch.equal(t, fresh[k]), k  # zeros and ones
+
+
+def test_xavier(ancestry):
+    method = lg.methods.get("from-scratch", weights="xavier", pos_std=0.5)
+    torch.manual_seed(0)
+    model = method.expand(method.condense(ancestry, None), Shape(heads=[1, 4, 8]))
+    for block, heads in zip(model.blocks, [1, 4, 8]):
+        for linear, (rows, columns) in [(block.attn.qkv, (3 * heads * HD, D)), (block.attn.proj, (D, heads * HD)), (block.mlp.fc1, (HIDDEN, D)), (block.mlp.fc2, (D, HIDDEN))]:
+            bound = (6 / (rows + columns)) ** 0.5
+            assert linear.weight.shape == (rows, columns) and 0.9 * bound < linear.weight.abs().max() <= bound + 1e-6
+            assert linear.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.15) and not linear.bias.any()
+    bound = (6 / (192 + D)) ** 0.5
+    assert 0.9 * bound < model.patch_embed.proj.weight.abs().max() <= bound + 1e-6
+    assert model.pos_embed.std().item() == pytest.approx(0.5, rel=0.15)
+
+
+def test_position_embeddings(ancestry):
+    method = lg.methods.get("from-scratch", pos_std=0.3)
+    assert method.expand(method.condense(ancestry, None), Shape()).pos_embed.std().item() == pytest.approx(0.3, rel=0.15)
+    method = lg.methods.get("from-scratch", pos_std=0.3)
+    none = make("rms norm, no positions")
+    assert method.expand(method.condense(none, None), Shape()).pos_embed is None

@@ -1,0 +1,148 @@
+"The report: one html page that parses, shows everything, and escapes what it is given."
+import base64
+import html.parser
+import json
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from test_tables import record
+
+from learngene.ledger import file_name
+from learngene.report import write_report
+from learngene.tables import Results
+
+VOID = {"meta", "img", "link", "br", "hr"}
+
+
+class Page(html.parser.HTMLParser):
+    "Elements in order; complains about a tag that is closed out of order, or never."
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.text = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == [], f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text.append(data.strip())
+
+    def all(self, tag):
+        return [attrs for t, attrs in self.elements if t == tag]
+
+
+@pytest.fixture
+def results(tmp_path):
+    return Results("demo", tmp_path)
+
+
+def page(results):
+    path = write_report(results.folder)
+    assert path == results.folder / "report.html"
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def figure():
+    fig, ax = plt.subplots(figsize=(2, 1))
+    ax.plot([1, 2])
+    return fig
+
+
+def test_everything_is_there(results):
+    fig = figure()
+    results.publish("figure5", "Figure 5: curves", "caption five", "one\ntwo", figure=fig)
+    results.publish("table2", "Table 2: three ways", "caption two", "three", table=pd.DataFrame({"all": ["97.10 ± 0.20 (5)"]}, index=pd.Index(["ours"], name="method")))
+    results.publish("figure1c", "Figure 1c: heads", "caption one", figure=fig)
+    plt.close("all")
+    p = page(results)
+    assert [s["id"] for s in p.all("section")] == ["figure1c", "figure5", "table2"]
+    pictures = [i["src"] for i in p.all("img")]
+    assert len(pictures) == 2
+    for source in pictures:
+        assert base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).lstrip().startswith(b"<?xml")
+    assert {"97.10 ± 0.20 (5)", "ours", "caption one", "caption two", "caption five", "one", "two", "three", "Figure 1c: heads"} <= set(p.text)
+    ids = {a["id"] for _, a in p.elements if "id" in a}
+    assert all(a["href"][1:] in ids for a in p.all("a") if a["href"].startswith("#"))
+
+
+def test_nothing_is_fetched_from_elsewhere(results):
+    results.publish("t", "T", "c", figure=figure())
+    plt.close("all")
+    p = page(results)
+    for _, attrs in p.elements:
+        for name in ("src", "href"):
+            assert not attrs.get(name, "").startswith(("http", "//", "/")), attrs
+
+
+def test_text_is_escaped(results):
+    evil = "<script>alert('x')</script> & <b>"
+    results.publish("t", f"T {evil}", evil, evil, table=pd.DataFrame({evil: [evil]}, index=pd.Index([evil], name="m")))
+    p = page(results)
+    assert not p.all("script") and not p.all("b")
+    assert "".join(p.text).count(evil) >= 5
+
+
+def test_numbers_are_shown_as_written(results):
+    "A table's cells are text: 97.10 stays 97.10, 007 stays 007, NA stays NA."
+    results.publish("t", "T", "c", table=pd.DataFrame({"a": ["97.10", "90.00"], "b": ["007", "010"], "c": ["NA", ""]}, index=pd.Index(["x", "y"], name="m")))
+    assert {"97.10", "90.00", "007", "NA"} <= set(page(results).text)
+
+
+def test_a_table_without_a_named_index_has_no_invented_column(results):
+    results.publish("t", "T", "c", table=pd.DataFrame({"a": [1, 2]}))
+    assert not [t for t in page(results).text if "Unnamed" in t]
+
+
+def test_it_says_which_records_are_whose(results):
+    mine, project, dirty = record(1, name="mine"), record(2, name="project"), record(3, name="dirty", clean=False)
+    results.ledger.add(mine)
+    results.ledger.add(dirty)
+    (results.folder / "records").mkdir()
+    (results.folder / "records" / file_name(project)).write_text(json.dumps(project))
+    results.publish("t", "T", "c", records=[mine, project, dirty])
+    results.publish("u", "U", "c", records=[mine])
+    p = page(results)
+    text = " ".join(p.text)
+    assert "1 runs on this machine" in text and "1 committed records" in text and "1 runs of a modified tree: not counted as results" in text
+    links = {a["href"] for a in p.all("a") if not a["href"].startswith("#")}
+    assert links == {f"local/{file_name(mine)}", f"records/{file_name(project)}", f"local/dirty/{file_name(dirty)}"}
+    assert all((results.folder / link).is_file() for link in links)
+    rows = text[text.index("The runs behind"):]
+    assert "(3)" in rows and [rows.count(n) for n in ("mine", "project", "dirty")] == [1, 1, 1] and {"yours", "committed", "not counted"} <= set(p.text)
+
+
+def test_no_warning_without_modified_runs(results):
+    results.ledger.add(record(1))
+    results.publish("t", "T", "c", records=[record(1)])
+    assert "not counted" not in " ".join(page(results).text)
+
+
+def test_without_anything_to_show(results):
+    with pytest.raises(FileNotFoundError, match="learngene run all --profile demo"):
+        write_report(results.folder)
+    assert not results.folder.exists()
+
+
+def test_a_damaged_record_is_an_error_and_the_old_report_stays(results):
+    results.publish("t", "T", "c", records=[record(1)])
+    path = results.ledger.add(record(1))
+    results.publish("t", "T", "c", records=[record(1)])
+    old = write_report(results.folder).read_bytes()
+    path.write_text("{")
+    with pytest.raises(ValueError, match="truncated"):
+        write_report(results.folder)
+    assert (results.folder / "report.html").read_bytes() == old

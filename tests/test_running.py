@@ -1,0 +1,399 @@
+"Runs: one record each, the same again, side by side or one by one, and after being killed."
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import learngene as lg
+
+import pytest
+import torch
+from _ddp_worker import RICH, recipe, saved_vit, vit
+
+from learngene import running as R
+from learngene.ledger import Ledger, read_record
+from learngene.recipe import Recipe
+from learngene.train import evaluate
+from learngene.vit import count_params, fingerprint, load_vit, save_vit, vit_extra
+
+ROOT = Path(__file__).parents[1]
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    "A cache of its own, one thread, and a tree that counts as clean: others may be editing this one."
+    monkeypatch.setenv("LEARNGENE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(R, "code_version", lambda: dict(source="checkout", version=lg.__version__, commit="c0ffee", clean=True))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path / "home"
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def ancestry(tmp_path):
+    return saved_vit(tmp_path / "ancestry")
+
+
+def run(r, ledger, **kw):
+    return lg.run(r, ledger, **({"on_epoch": False} | kw))
+
+
+def files(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file())
+
+
+def lasting(record):
+    "What does not depend on the machine's mood: all but times and memory."
+    record = json.loads(json.dumps(record))
+    for name in ("finished", "resumed_at"):
+        record["run_info"].pop(name)
+    for name in ("seconds", "images_per_second", "peak_memory_mb"):
+        record["train_info"].pop(name)
+    record["meta_info"].pop("condense_seconds")
+    return record
+
+
+LEARNGENE = dict(name="cluster-learngene", images=40, options=dict(eps=0.3))
+
+
+# --- the record
+
+def test_a_record_has_everything(tmp_path, ancestry):
+    r = recipe(ancestry, method=LEARNGENE, shape=dict(depth=2, heads=3), seed=5)
+    began = time.time()
+    record = run(r, Ledger(tmp_path / "ledger"), save=tmp_path / "model")
+    elapsed = time.time() - began
+    (path,) = (tmp_path / "ledger" / "local").glob("*.json")
+    assert json.loads(path.read_text()) == record == read_record(path)
+    info, train, meta = record["run_info"], record["train_info"], record["meta_info"]
+    assert (info["name"], info["seed"], info["key"]) == ("tiny", 5, r.key) and path.name == f"tiny-s5-{r.key}.json"
+    assert info["code"] == dict(source="checkout", version=lg.__version__, commit="c0ffee", clean=True)
+    assert info["versions"]["torch"] == torch.__version__ and info["device"] == ("cuda" if torch.cuda.is_available() else "cpu") and info["processes"] == 1
+    assert info["finished"].endswith("+00:00")
+
+    data, model = lg.load_data(r.data), load_vit(tmp_path / "model")
+    assert meta["recipe"] == r.to_dict() and Recipe.from_dict(meta["recipe"]) == r
+    assert meta["data"] == "digits" and meta["data_fingerprint"] == data.fingerprint and meta["data_sizes"] == data.sizes
+    assert meta["ancestry"] == fingerprint(load_vit(ancestry)) and meta["weights"] == fingerprint(model) and meta["condense_images"] == 40
+    assert meta["params"] == count_params(model) == sum(p.numel() for p in model.parameters())
+    method = lg.methods.get("cluster-learngene", eps=0.3)
+    payload = method.condense(load_vit(ancestry), R.shown_images(r, data))
+    assert meta["inherited_params"] == lg.plan(payload, 2, 3, num_classes=10).inherited_params > 0
+    d, t, w = 16, 5, 64  # width, tokens, FFN width; two operations a multiply-add
+    block = 2 * t * d * 3 * 24 + 2 * 2 * 3 * t * t * 8 + 2 * t * 24 * d + 2 * 2 * t * d * w
+    assert meta["flops"] == 2 * 4 * 16 * d + 2 * block + 2 * d * 10
+
+    steps = len(data.train) // 32
+    assert [e["epoch"] for e in train["history"]] == [0, 1, 2] and all({"lr", "train_loss", "val_accuracy", "val_loss"} <= e.keys() for e in train["history"])
+    assert 0 < train["seconds"] < elapsed and train["images_per_second"] == pytest.approx(2 * steps * 32 / train["seconds"], rel=0.2) and 10 < train["peak_memory_mb"] < 1e5
+    found = evaluate(model, data.test)
+    assert train["test_accuracy"] == found["accuracy"] and train["test_loss"] == pytest.approx(found["loss"], abs=1e-12)
+    assert vit_extra(tmp_path / "model")["record"] == record
+    assert not list((tmp_path / "home").rglob("*.pt")), "checkpoints are removed at the end"
+
+
+def test_the_test_images_are_the_official_ones_and_never_seen_before_the_end(tmp_path, ancestry, monkeypatch):
+    seen = []
+    monkeypatch.setattr(R, "evaluate", lambda model, data: seen.append(data.index.tolist()) or dict(accuracy=0.0, loss=0.0))
+    run(recipe(ancestry), Ledger(tmp_path / "ledger"))
+    data = lg.load_data(recipe().data)
+    assert seen == [data.test.index.tolist()]
+    shown = R.shown_images(recipe(), data)
+    assert {shown.dataset.index[i] for i in shown.indices} <= set(data.train.index.tolist())
+
+
+@pytest.mark.parametrize("method", [LEARNGENE, dict(name="from-scratch"), dict(name="pretraining-finetuning")])
+def test_a_record_can_be_made_again(tmp_path, ancestry, method):
+    first = run(recipe(ancestry, method=method, augment=RICH, train=dict(ema=0.9, drop_path=0.1)), Ledger(tmp_path / "a"))
+    torch.manual_seed(99)
+    again = run(Recipe.from_dict(first["meta_info"]["recipe"]), Ledger(tmp_path / "b"))
+    assert lasting(again) == lasting(first)
+    other = run(dataclasses.replace(Recipe.from_dict(first["meta_info"]["recipe"]), seed=1), Ledger(tmp_path / "b"))
+    assert other["meta_info"]["weights"] != first["meta_info"]["weights"]
+
+
+def test_from_scratch_inherits_nothing(tmp_path, ancestry):
+    meta = run(recipe(ancestry, method=dict(name="from-scratch")), Ledger(tmp_path / "a"))["meta_info"]
+    assert meta["inherited_params"] == 0 and meta["payload"] is None
+
+
+def test_a_run_from_random_weights_has_no_ancestry(tmp_path):
+    meta = run(recipe(), Ledger(tmp_path / "a"))["meta_info"]
+    assert meta["ancestry"] is None and meta["inherited_params"] == 0
+
+
+def test_existing_records_are_read(tmp_path, ancestry, monkeypatch):
+    ledger, r = Ledger(tmp_path / "ledger"), recipe(ancestry)
+    first = run(r, ledger)
+    with monkeypatch.context() as m:
+        m.setattr(R, "fit", lambda *a, **k: pytest.fail("trained again"))
+        assert run(r, ledger) == first
+        assert run(dataclasses.replace(r, name="another name"), ledger) == first
+        assert lg.run_all([r, r], ledger, 1, say=lambda *a, **k: pytest.fail("nothing is missing")) == [first, first]
+    again = run(r, ledger, again=True)
+    assert again["run_info"]["finished"] >= first["run_info"]["finished"] and again is not first
+    saved = run(r, ledger, save=tmp_path / "model")
+    assert fingerprint(load_vit(tmp_path / "model")) == saved["meta_info"]["weights"] == first["meta_info"]["weights"]
+
+
+def test_records_of_a_modified_tree_are_set_aside(tmp_path, ancestry, monkeypatch):
+    monkeypatch.setattr(R, "code_version", lambda: dict(source="checkout", version="0", commit="c0ffee", clean=False))
+    ledger, r = Ledger(tmp_path / "ledger"), recipe(ancestry)
+    run(r, ledger)
+    assert files(tmp_path / "ledger") == [f"local/dirty/tiny-s0-{r.key}.json"] and ledger.find(r.key) is None
+
+
+def test_a_recipe_by_path(tmp_path, ancestry):
+    r = recipe(ancestry, train=dict(epochs=0))
+    assert run(r.save(tmp_path / "r.yaml"), Ledger(tmp_path / "ledger"))["run_info"]["key"] == r.key
+
+
+def test_running_leaves_the_callers_randomness_alone(tmp_path, ancestry):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    run(recipe(ancestry, train=dict(epochs=1)), Ledger(tmp_path / "ledger"))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("change, error", [
+    (dict(method=dict(name="cluster-lerngene")), "did you mean 'cluster-learngene'"), (dict(method=dict(name="cluster-learngene", options=dict(epz=1))), "did you mean 'eps'"),
+    (dict(data=dict(name="digit")), "did you mean 'digits'"), (dict(shape=dict(depth=9)), "depth is 9, wanted 1 to 3"), (dict(shape=dict(heads=0)), "heads is 0"),
+    (dict(method=LEARNGENE | dict(options=dict(eps=-1.0))), "eps"),
+])
+def test_failing_runs_leave_nothing(tmp_path, ancestry, change, error):
+    with pytest.raises(ValueError, match=error):
+        run(recipe(ancestry, **change), Ledger(tmp_path / "ledger"), save=tmp_path / "model")
+    assert not (tmp_path / "ledger").exists() and not (tmp_path / "model").exists() and files(tmp_path / "home") == []
+
+
+def test_more_classes_than_the_ancestrys_classifier_has(tmp_path):
+    ancestry = saved_vit(tmp_path / "five", num_classes=5)
+    with pytest.raises(ValueError, match="digits has 10 classes, the model's classifier 5"):
+        run(recipe(ancestry, shape=dict(classifier="ancestry")), Ledger(tmp_path / "ledger"))
+    run(recipe(ancestry, train=dict(epochs=0)), Ledger(tmp_path / "ledger"))
+
+
+def test_a_failed_save_writes_no_record(tmp_path, ancestry):
+    (tmp_path / "model").write_text("a file is in the way")
+    with pytest.raises(ValueError, match="is a file"):
+        run(recipe(ancestry, train=dict(epochs=1)), Ledger(tmp_path / "ledger"), save=tmp_path / "model")
+    assert not (tmp_path / "ledger").exists()
+
+
+# --- killed
+
+KILLED = """
+import sys; sys.path.insert(0, {here!r})
+import learngene as lg, torch
+from learngene import running
+from learngene.ledger import Ledger
+torch.set_num_threads(1)
+running.code_version = lambda: {code!r}
+lg.run({recipe!r}, Ledger({ledger!r}), on_epoch=lambda e: print(e["epoch"], flush=True))
+"""
+
+
+def test_a_killed_run_goes_on(tmp_path, ancestry, home):
+    r = recipe(ancestry, method=LEARNGENE, augment=RICH, train=dict(epochs=16, ema=0.9, drop_path=0.2))
+    file, ledger = r.save(tmp_path / "r.yaml"), tmp_path / "ledger"
+    code = KILLED.format(here=str(HERE), code=R.code_version(), recipe=str(file), ledger=str(ledger))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | dict(OMP_NUM_THREADS="1"))
+    for line in process.stdout:
+        if line.strip() == "4":
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    process.stdout.close()
+    assert process.returncode == -signal.SIGKILL and not ledger.exists()
+    (checkpoints,) = (home / "checkpoints").iterdir()
+    heard = []
+    record = run(r, Ledger(ledger), on_epoch=heard.append)
+    assert record["run_info"]["resumed_at"] >= 3 and heard[0]["epoch"] == record["run_info"]["resumed_at"] + 1
+    assert not checkpoints.exists()
+    shutil.rmtree(home)
+    whole = run(r, Ledger(tmp_path / "whole"))
+    assert whole["run_info"]["resumed_at"] is None
+    assert lasting(record) == lasting(whole)
+
+
+def test_an_ancestry_in_timms_own_folder(tmp_path):
+    "A folder that `load_ancestry` hands to timm, which is not of our format."
+    import timm
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "timm"
+    folder.mkdir()
+    arguments = dict(img_size=16, embed_dim=24, depth=1, num_heads=2, in_chans=1, num_classes=10)
+    save_file(timm.create_model("vit_tiny_patch16_224", **arguments).state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(dict(architecture="vit_tiny_patch16_224", num_classes=10, model_args=arguments, pretrained_cfg=dict(num_classes=10, input_size=[1, 16, 16], first_conv="patch_embed.proj", classifier="head"))))
+    r, ledger = recipe(folder, data=dict(fraction=0.12, image_size=16), train=dict(epochs=0)), Ledger(tmp_path / "ledger")
+    assert run(r, ledger) == run(r, ledger)
+
+
+def interrupt(r, ledger, epoch):
+    def stop(entry):
+        if entry["epoch"] == epoch:
+            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        run(r, ledger, on_epoch=stop)
+
+
+def test_checkpoints_of_other_data_are_not_used(tmp_path, ancestry, monkeypatch):
+    r = recipe(ancestry, train=dict(epochs=3))
+    interrupt(r, Ledger(tmp_path / "a"), 2)
+    load = R.load_data
+    monkeypatch.setattr(R, "load_data", lambda *a: dataclasses.replace(load(*a), fingerprint="other"))
+    assert run(r, Ledger(tmp_path / "a"))["run_info"]["resumed_at"] is None
+
+
+def test_checkpoints_of_another_ancestry_are_not_used(tmp_path, ancestry):
+    "The folder that a recipe names has been written anew in the meantime."
+    r = recipe(ancestry, train=dict(epochs=3))
+    interrupt(r, Ledger(tmp_path / "a"), 2)
+    save_vit(vit(seed=1), ancestry)
+    record = run(r, Ledger(tmp_path / "a"))
+    assert record["meta_info"]["ancestry"] == fingerprint(load_vit(ancestry))
+    assert record["meta_info"]["weights"] == run(r, Ledger(tmp_path / "b"), again=True)["meta_info"]["weights"]
+
+
+def test_checkpoints_of_other_code_are_not_used(tmp_path, ancestry, monkeypatch):
+    "Half of a run by modified code, half by the commit, is no run of the commit."
+    r = recipe(ancestry, train=dict(epochs=3))
+    with monkeypatch.context() as m:
+        m.setattr(R, "code_version", lambda: dict(source="checkout", version="0", commit="c0ffee", clean=False))
+        interrupt(r, Ledger(tmp_path / "a"), 2)
+    record = run(r, Ledger(tmp_path / "a"))
+    assert not (record["run_info"]["code"]["clean"] and record["run_info"]["resumed_at"])
+
+
+# --- many
+
+def test_side_by_side_gives_the_same_records(tmp_path, ancestry):
+    "Two processes, started by a script without a main guard, as people write them; and one run after another."
+    recipes = [recipe(ancestry, seed=s, method=m, augment=RICH) for s, m in ((0, LEARNGENE), (1, LEARNGENE), (0, dict(name="from-scratch")))]
+    names = [str(r.save(tmp_path / f"{i}.yaml")) for i, r in enumerate([*recipes, recipes[0]])]
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(f"""
+        import json
+        import learngene as lg
+        said = []
+        records = lg.run_all([lg.Recipe.load(n) for n in {names!r}], lg.Ledger({str(tmp_path / "two")!r}), workers=2, say=said.append)
+        print(json.dumps([records, said]))
+    """))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, cwd=ROOT, env=os.environ | dict(OMP_NUM_THREADS="1"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    together, said = json.loads(done.stdout)
+    alone = lg.run_all(recipes, Ledger(tmp_path / "one"), 1, say=lambda line: None)
+    assert [r["run_info"]["key"] for r in alone] == [r.key for r in recipes]
+    assert together[-1] == together[0] and len(list((tmp_path / "two").rglob("*.json"))) == 3
+    strip = lambda r: [dict(lasting(r), run_info=None), r["run_info"]["key"]]  # the script's tree may be dirty
+    assert [strip(r) for r in together[:-1]] == [strip(r) for r in alone]
+    assert "3 of 3 runs have no record yet" in said[0] and len(said) == 4 and "of test images" in said[1]
+
+
+def test_a_failing_run_does_not_stop_the_others(tmp_path, ancestry):
+    good = [recipe(ancestry, seed=s, train=dict(epochs=1)) for s in (0, 1)]
+    bad = [recipe(ancestry, name="bad", seed=s, method=dict(name="cluster-learngene", options=dict(epz=1))) for s in (0, 1)]
+    ledger, said = Ledger(tmp_path / "ledger"), []
+    with pytest.raises(RuntimeError, match="runs failed, the first: bad: .*did you mean 'eps'"):
+        lg.run_all([bad[0], good[0], bad[1], good[1]], ledger, 1, say=lambda s, **k: said.append(s))
+    assert all(ledger.find(r.key) for r in good) and sum("failed, ValueError" in s for s in said) == 2
+    assert len(files(tmp_path / "ledger")) == 2
+
+
+def test_failures_are_counted_seed_by_seed(tmp_path, ancestry):
+    bad = [recipe(ancestry, name="bad", seed=s, method=dict(name="cluster-learngene", options=dict(epz=1))) for s in (0, 1, 2)]
+    with pytest.raises(RuntimeError, match="3 of 3 runs failed"):
+        lg.run_all(bad, Ledger(tmp_path / "ledger"), 1, say=lambda s, **k: None)
+
+
+def test_a_missing_ancestry_does_not_stop_the_others(tmp_path, ancestry):
+    good, bad = recipe(ancestry, train=dict(epochs=1)), recipe(tmp_path / "absent", name="bad")
+    ledger = Ledger(tmp_path / "ledger")
+    with pytest.raises(RuntimeError, match="1 of 2 runs failed, the first: bad"):
+        lg.run_all([bad, good], ledger, 1, say=lambda s, **k: None)
+    assert ledger.find(good.key)
+
+
+def test_any_function_may_listen(tmp_path, ancestry):
+    said = []
+    lg.run_all([recipe(ancestry, train=dict(epochs=0))], Ledger(tmp_path / "ledger"), 1, say=said.append)
+    assert len(said) == 2
+
+
+def test_a_damaged_record_stops_before_anything_runs(tmp_path, ancestry):
+    r = recipe(ancestry)
+    path = tmp_path / "ledger" / "local" / f"tiny-s0-{r.key}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="truncated or not JSON"):
+        lg.run_all([r], Ledger(tmp_path / "ledger"), 1, say=lambda s, **k: None)
+
+
+# --- ancestries made by recipes
+
+def teacher(**change):
+    return recipe(name="teacher", **({"train": dict(epochs=1)} | change))
+
+
+def test_an_ancestry_is_made_once_and_kept(tmp_path, home, monkeypatch):
+    file = teacher().save(tmp_path / "teacher.yaml")
+    first = R.find_ancestry(str(file), on_epoch=False)
+    (folder,) = (home / "ancestries").glob("teacher-*")
+    assert vit_extra(folder)["record"]["meta_info"]["weights"] == fingerprint(first) == fingerprint(load_vit(folder))
+    with monkeypatch.context() as m:
+        m.setattr(R, "fit", lambda *a, **k: pytest.fail("trained again"))
+        assert fingerprint(R.find_ancestry(str(file))) == fingerprint(first)
+        teacher().save(file)
+        assert fingerprint(R.find_ancestry(str(file))) == fingerprint(first)
+    assert fingerprint(run(teacher(), Ledger(tmp_path / "l"), save=tmp_path / "m") and load_vit(tmp_path / "m")) == fingerprint(first)
+
+
+@pytest.mark.parametrize("change", ["seed", "recipe", "version", "data"])
+def test_an_ancestry_is_made_again_when_what_made_it_changes(tmp_path, home, monkeypatch, change):
+    file = teacher().save(tmp_path / "teacher.yaml")
+    R.find_ancestry(str(file), on_epoch=False)
+    if change == "seed":
+        teacher(seed=1).save(file)
+    if change == "recipe":
+        teacher(train=dict(epochs=1, lr=2e-3)).save(file)
+    if change == "version":
+        monkeypatch.setattr(R, "code_version", lambda: dict(source="release", version="9.9.9", commit=None, clean=True))
+    if change == "data":
+        load = R.load_data
+        monkeypatch.setattr(R, "load_data", lambda *a: dataclasses.replace(load(*a), fingerprint="0123"))
+    R.find_ancestry(str(file), on_epoch=False)
+    assert len(list((home / "ancestries").glob("teacher-*"))) == 2
+
+
+def test_an_ancestry_that_fails_is_not_kept(tmp_path, home):
+    file = teacher(train=dict(lr=1e30, warmup_epochs=0)).save(tmp_path / "teacher.yaml")
+    with pytest.raises(FloatingPointError):
+        R.find_ancestry(str(file), on_epoch=False)
+    assert not list((home / "ancestries").glob("teacher-*"))
+
+
+def test_a_descendant_of_a_recipe(tmp_path, home):
+    file = teacher().save(tmp_path / "teacher.yaml")
+    ledger, child = Ledger(tmp_path / "ledger"), recipe(file, method=LEARNGENE, train=dict(epochs=1))
+    meta = run(child, ledger)["meta_info"]
+    assert meta["ancestry"] == fingerprint(R.find_ancestry(str(file)))
+    teacher(seed=1).save(file)
+    assert run(child, Ledger(tmp_path / "other"))["meta_info"]["ancestry"] == fingerprint(R.find_ancestry(str(file))) != meta["ancestry"]
+
+
+def test_a_record_of_another_ancestry_is_not_this_runs(tmp_path, home):
+    "The recipe that the ancestry's name stands for has changed: the record on the shelf is another run's."
+    file = teacher().save(tmp_path / "teacher.yaml")
+    ledger, child = Ledger(tmp_path / "ledger"), recipe(file, train=dict(epochs=1))
+    run(child, ledger)
+    teacher(seed=1).save(file)
+    assert run(child, ledger)["meta_info"]["ancestry"] == fingerprint(R.find_ancestry(str(file)))

@@ -1,0 +1,193 @@
+"Tables: numbers against scipy and by hand, and what is published of them."
+import json
+import math
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from learngene import tables as T
+from learngene.ledger import file_name
+
+
+def record(seed=0, accuracy=0.5, clean=True, name="r", key=None, epochs=2):
+    history = [dict(epoch=e, lr=1e-3, train_loss=None if e == 0 else 2.0 / e, val_accuracy=accuracy * e / epochs, val_loss=1.0) for e in range(epochs + 1)]
+    return dict(schema=1, run_info=dict(name=name, seed=seed, key=key or f"{seed:012x}", device="cpu", code=dict(clean=clean, commit="c0ffee", version="1")),
+                train_info=dict(test_accuracy=accuracy, seconds=3.0, history=history),
+                meta_info=dict(params=10, flops=4e9, inherited_params=7, recipe=dict(train=dict(epochs=epochs))))
+
+
+def cells_and_records(accuracies):
+    "One cell a method, one run a seed."
+    cells = [(dict(method=m, images="all", seed=s), None) for m, values in accuracies.items() for s in range(len(values))]
+    records = [record(s, a, name=m, key=f"{i:06x}{s:06x}") for i, (m, values) in enumerate(accuracies.items()) for s, a in enumerate(values)]
+    return cells, records
+
+
+AB = dict(ours=[0.91, 0.93, 0.95, 0.90], theirs=[0.90, 0.90, 0.91, 0.91])
+
+
+@pytest.mark.parametrize("values, text", [([0.5], "50.00 (1)"), ([0.9, 0.9], "90.00 ± 0.00 (2)"), ([0.1, 0.2, 0.3], "20.00 ± 10.00 (3)"), ([1.0, 0.98765], "99.38 ± 0.87 (2)")])
+def test_mean_sd(values, text):
+    assert T.mean_sd(values) == text
+    assert T.mean_sd(pd.Series(values)) == text
+
+
+def test_mean_sd_is_the_sample_deviation():
+    values = np.random.RandomState(0).rand(7)
+    mean, sd = (float(x) for x in T.mean_sd(values).removesuffix(" (7)").split(" ± "))
+    assert mean == pytest.approx(values.mean() * 100, abs=0.006) and sd == pytest.approx(np.std(values, ddof=1) * 100, abs=0.006)
+
+
+def test_to_frame():
+    cells, records = cells_and_records(AB)
+    frame = T.to_frame(cells, records)
+    assert len(frame) == 8 and list(frame.accuracy) == AB["ours"] + AB["theirs"]
+    row = frame.iloc[5]
+    assert (row.method, row.seed, row.params, row.gmacs, row.inherited_params, row.seconds, row.epochs) == ("theirs", 1, 10, 2.0, 7, 3.0, 2) and row.record == file_name(records[5])
+    with pytest.raises(ValueError):
+        T.to_frame(cells, records[1:])
+
+
+def test_to_curves_and_epochs_to():
+    curves = T.to_curves(*cells_and_records(dict(a=[0.8, 0.6], b=[0.2, 0.2])))
+    assert len(curves) == 12 and set(curves.epoch) == {0, 1, 2}
+    means = {e: curves[(curves.method == "a") & (curves.epoch == e)].accuracy.mean() for e in (0, 1, 2)}
+    assert means == {0: 0.0, 1: pytest.approx(0.35), 2: pytest.approx(0.7)}
+    assert [T.epochs_to(curves, "a", t) for t in (0.0, 0.1, 0.35, 0.351, 0.7, 0.71)] == [0, 1, 1, 2, 2, None]
+    assert T.epochs_to(curves, "b", 0.7) is None
+    assert "does not reach" in T.say_epochs(curves, "b", 0.7) and "after 1 epochs (2.0 times fewer)" in T.say_epochs(curves, "a", 0.3) and "before training" in T.say_epochs(curves, "a", 0)
+
+
+def test_curves_of_runs_without_validation_are_a_clear_error():
+    cells, records = cells_and_records(dict(a=[0.8]))
+    for entry in records[0]["train_info"]["history"]:
+        del entry["val_accuracy"]
+    with pytest.raises(ValueError, match="validation"):
+        T.to_curves(cells, records)
+
+
+def test_table_keeps_the_order_of_the_sweep():
+    rows = [dict(method=m, images=i, seed=s, accuracy=0.5 + 0.1 * s + 0.01 * len(m)) for m in ("z", "aa", "mmm") for i in ("small", "all") for s in (0, 1)]
+    shown = T.table(pd.DataFrame(rows), "method", "images")
+    assert list(shown.index) == ["z", "aa", "mmm"] and list(shown.columns) == ["small", "all"]
+    assert shown.loc["aa", "all"] == "57.00 ± 7.07 (2)"
+
+
+def test_compare_is_the_paired_t_test():
+    frame = T.to_frame(*cells_and_records(AB))
+    found = T.compare(frame, "ours", "theirs")
+    a, b = np.array(AB["ours"]) * 100, np.array(AB["theirs"]) * 100
+    theirs = stats.ttest_rel(a, b)
+    interval = theirs.confidence_interval(0.95)
+    assert found["n"] == 4 and found["difference"] == pytest.approx((a - b).mean())
+    assert (found["p"], found["low"], found["high"]) == (pytest.approx(theirs.pvalue), pytest.approx(interval.low), pytest.approx(interval.high))
+    d = a - b
+    t = d.mean() / math.sqrt(((d - d.mean()) ** 2).sum() / 3 / 4)
+    assert found["p"] == pytest.approx(2 * stats.t.sf(abs(t), 3))
+    back = T.compare(frame, "theirs", "ours")
+    assert back["difference"] == -found["difference"] and back["p"] == pytest.approx(found["p"]) and back["low"] == pytest.approx(-found["high"])
+    assert T.say_difference(found) == f"{found['difference']:+.2f} points [{found['low']:+.2f}, {found['high']:+.2f}], p = {found['p']:.2g}, 4 seeds"
+
+
+def test_compare_pairs_by_seed_not_by_order():
+    frame = T.to_frame(*cells_and_records(AB))
+    assert T.compare(frame.sample(frac=1, random_state=1), "ours", "theirs") == T.compare(frame, "ours", "theirs")
+
+
+def test_compare_of_equal_methods():
+    frame = T.to_frame(*cells_and_records(dict(a=[0.5, 0.75], b=[0.5, 0.75], c=[0.25, 0.5])))
+    assert T.compare(frame, "a", "b")["p"] == 1.0 and T.compare(frame, "a", "b")["difference"] == 0
+    assert T.compare(frame, "a", "c") == dict(difference=25.0, low=25.0, high=25.0, p=0.0, n=2)
+
+
+@pytest.mark.parametrize("accuracies", [dict(ours=[0.9], theirs=[0.8]), dict(ours=[0.9, 0.8, 0.7], theirs=[0.8, 0.7]), pytest.param(dict(ours=[0.9, 0.8]))])
+def test_compare_wants_the_same_seeds(accuracies):
+    with pytest.raises(ValueError, match="seeds"):
+        T.compare(T.to_frame(*cells_and_records(accuracies)), "ours", "theirs")
+
+
+def test_compare_of_mixed_cells_is_an_error():
+    frame = T.to_frame(*cells_and_records(AB))
+    with pytest.raises(ValueError):
+        T.compare(pd.concat([frame, frame.assign(images="half")]), "ours", "theirs")
+
+
+def test_draw_curves():
+    curves = T.to_curves(*cells_and_records(dict(a=[0.8, 0.6], b=[0.2, 0.2])))
+    _, ax = plt.subplots()
+    assert T.draw_curves(curves, ax) is ax
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    assert list(lines) == ["a", "b"] and list(lines["a"].get_ydata()) == pytest.approx([0, 35, 70]) and list(lines["a"].get_xdata()) == [0, 1, 2]
+    top = ax.collections[0].get_paths()[0].vertices[:, 1].max()
+    assert top == pytest.approx(70 + np.std([80, 60], ddof=1))
+    plt.close("all")
+
+
+# --- publishing
+
+@pytest.fixture
+def results(tmp_path):
+    return T.Results("demo", tmp_path)
+
+
+def origin(results, records):
+    results.publish("t", "T", "c", records=records)
+    return json.loads((results.folder / "tables/t.json").read_text())["records"]
+
+
+def test_publish_writes_what_it_is_given(results):
+    fig, ax = plt.subplots()
+    ax.plot([1, 2])
+    frame = pd.DataFrame({"all": ["1 ± 2"]}, index=pd.Index(["a,b"], name="method"))
+    results.publish("t1", "Title", "Caption", "Text", frame, fig)
+    results.publish("t2", "Title", "Caption")
+    plt.close("all")
+    folder = results.folder
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == ["figures/t1.png", "figures/t1.svg", "tables/t1.csv", "tables/t1.json", "tables/t2.json"]
+    assert (folder / "tables/t1.csv").read_text() == 'method,all\n"a,b",1 ± 2\n'
+    card = json.loads((folder / "tables/t1.json").read_text())
+    assert (card["title"], card["caption"], card["text"], card["table"], card["figure"]) == ("Title", "Caption", "Text", "tables/t1.csv", "figures/t1.svg")
+    card = json.loads((folder / "tables/t2.json").read_text())
+    assert card["table"] is None and card["figure"] is None and card["records"] == dict(yours=[], committed=[], not_counted=[])
+
+
+def test_publish_says_where_records_lie(results):
+    mine, project, dirty = record(1), record(2), record(3, clean=False)
+    results.ledger.add(mine)
+    results.ledger.add(dirty)
+    shelf = results.folder / "records"
+    shelf.mkdir()
+    (shelf / file_name(project)).write_text(json.dumps(project))
+    assert origin(results, [mine, project, dirty]) == dict(yours=[file_name(mine)], committed=[file_name(project)], not_counted=[file_name(dirty)])
+
+
+def test_a_run_of_a_modified_tree_is_not_called_committed(tmp_path):
+    "`--fresh` on a modified tree: the committed record of the same run exists, but it is not where the numbers come from."
+    results = T.Results("demo", tmp_path, fresh=True)
+    (results.folder / "records").mkdir(parents=True)
+    (results.folder / "records" / file_name(record(1))).write_text(json.dumps(record(1, accuracy=0.1)))
+    dirty = record(1, accuracy=0.9, clean=False)
+    results.ledger.add(dirty)
+    assert origin(results, [dirty]) == dict(yours=[], committed=[], not_counted=[file_name(dirty)])
+
+
+def test_a_record_with_nan_is_found_on_its_shelf(results):
+    nan = record(1)
+    nan["train_info"]["test_loss"] = float("nan")
+    results.ledger.add(nan)
+    assert origin(results, [nan])["yours"] == [file_name(nan)]
+
+
+def test_fresh_ignores_the_committed_records(tmp_path):
+    for fresh in (False, True):
+        results = T.Results("demo", tmp_path, fresh=fresh)
+        (results.folder / "records").mkdir(parents=True, exist_ok=True)
+        (results.folder / "records" / file_name(record(1))).write_text(json.dumps(record(1)))
+        assert (results.ledger.find(record(1)["run_info"]["key"]) is None) is fresh
