@@ -15,7 +15,7 @@ help:  ## list the targets
 setup: $(READY)  ## make the environment in .venv from the pinned versions
 
 $(READY): constraints.txt settings.ini setup.py
-	$(PYTHON) -c 'import sys; sys.exit("learngene needs Python 3.10 or newer; give one as PYTHON=...") if sys.version_info < (3, 10) else None'
+	$(PYTHON) -c 'import sys; sys.exit("the pinned versions need Python 3.11 or newer; give one as PYTHON=...") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools wheel
 # torch first: with it in place nothing else asks for another build of it
@@ -29,7 +29,7 @@ reproduce: setup  ## the main job on two CPU cores: every run of the digits prof
 ancestry: setup  ## train the digits ancestry again (eight minutes on one core) into results/ancestry
 	$(BIN)/learngene train digits/ancestry --again --save results/ancestry/local/vit_nano_p2_8.digits --results results/ancestry
 
-bench: setup  ## speed: the density pass beside a plain forward pass, building a descendant, a training step
+bench: setup  ## speed: the density pass beside a plain forward pass, and building a descendant
 	$(BIN)/python -m learngene.bench
 
 test: setup  ## every check: style, notebooks in step with the library, lessons, unit tests

@@ -79,7 +79,8 @@ def parameters_of(path):
     if len(tagged) != 1:
         raise ValueError(f"{path} has {len(tagged)} cells tagged 'parameters', wanted exactly one.")
     try:
-        return {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(tagged[0]).body}
+        nodes = ast.parse(tagged[0]).body  # NAME = literal, or NAME: type = literal
+        return {(n.target if isinstance(n, ast.AnnAssign) else n.targets[0]).id: ast.literal_eval(n.value) for n in nodes}
     except (SyntaxError, ValueError, AttributeError):
         raise ValueError(f"{path}: the parameters cell may hold nothing but NAME = literal.") from None
 
@@ -178,6 +179,7 @@ def _run(args):
 
 def _dry_run(chosen, args):
     from .recipe import Sweep, find_recipe
+    from .running import find_record
     from .tables import Results
 
     ledger, committed = Results(args.profile, args.results, args.fresh).ledger, Results(args.profile, args.results).ledger
@@ -190,7 +192,7 @@ def _dry_run(chosen, args):
         cells = Sweep.load(find_recipe(f"{args.profile}/{sweep}")).cells()
         print(f"{name}: {len(cells)} runs")
         for labels, recipe in cells:
-            record, known = ledger.find(recipe.key), committed.find(recipe.key)
+            record, known = find_record(recipe, ledger), find_record(recipe, committed)
             seconds = known["train_info"]["seconds"] if known else None
             total += 0 if record or seconds is None or recipe.key in seen else seconds
             seen.add(recipe.key)

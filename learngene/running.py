@@ -98,7 +98,7 @@ def find_record(
     if record is None or recipe.ancestry is None:
         return record
     if folder.is_dir():
-        same = fingerprint(load_vit(folder)) == record["meta_info"]["ancestry"]
+        same = fingerprint(load_ancestry(recipe.ancestry)) == record["meta_info"]["ancestry"]
     else:
         same = _ancestry_recipe(recipe.ancestry) == record["meta_info"].get("ancestry_recipe")
     return record if same else None

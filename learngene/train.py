@@ -228,7 +228,11 @@ def fit(
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(recipe.train.precision, recipe.train.precision))
     with borrowed_randomness():
         prepared = _prepare(model, data, recipe, accelerator)
-        result = _fit(prepared, data, folder, on_epoch if accelerator.is_main_process else lambda entry: None, stop_after)
+        try:
+            result = _fit(prepared, data, folder, on_epoch if accelerator.is_main_process else lambda entry: None, stop_after)
+        finally:  # the model is the caller's own again, without accelerate's autocast
+            accelerator.unwrap_model(prepared.model, keep_fp32_wrapper=False)
+            model.__dict__.pop("forward", None)
     accelerator.free_memory()
     return result
 
@@ -297,8 +301,6 @@ def _fit(r, data, folder, on_epoch, stop_after):
             break
     if r.ema:
         r.plain.load_state_dict(r.ema.module.state_dict())
-    accelerator.unwrap_model(r.model, keep_fp32_wrapper=False)
-    r.plain.__dict__.pop("forward", None)  # accelerate's autocast, if it was there: the model is the caller's own again
     merge(r.plain).eval()
     return result
 

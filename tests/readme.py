@@ -14,6 +14,7 @@ class _Directives(Preprocessor):
     "Do what the cells' nbdev directives say: leave out hidden cells, and the code of those that do not echo."
 
     def preprocess(self, nb, resources):
+        nb.metadata["language_info"] = {"name": "python"}
         nb.cells = [c for c in nb.cells if not c.source.startswith("#| hide")]
         for c in nb.cells:
             if c.cell_type == "code" and c.source.startswith("#| echo: false"):
@@ -25,7 +26,7 @@ def convert():
     "(text of README.md, {file name: bytes of its pictures})"
     nb = nbformat.read(ROOT / "nbs/index.ipynb", as_version=4)
     text, resources = MarkdownExporter(preprocessors=[_Directives]).from_notebook_node(nb, {"output_files_dir": PICTURES, "unique_key": "readme"})
-    text = re.sub(r"```python\s*```\n*", "", text)
+    text = re.sub(r"```python\s*```\n*", "", text)  # code that is not shown
     text = re.sub(r"<style[^>]*>.*?</style>\s*", "", text, flags=re.S)
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
     return text, resources["outputs"]
