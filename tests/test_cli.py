@@ -10,6 +10,7 @@ import nbformat
 import pytest
 from _ddp_worker import recipe, saved_vit
 
+import learngene as lg
 from learngene import cli
 
 ROOT = Path(__file__).parents[1]
@@ -224,7 +225,8 @@ def test_dry_run_lists_runs_and_writes_nothing(capsys, tmp_path):
     assert f"table2: {len(cells)} runs" in out and out.count("would run") == len(cells) + 1 and "has a record" not in out
     assert not list(tmp_path.iterdir())
     key, seed = cells[3][1].key, cells[3][1].seed
-    record = dict(schema=1, run_info=dict(name="x", key=key, seed=seed, code={}), train_info=dict(seconds=7), meta_info={})
+    ancestry = lg.vit.fingerprint(lg.load_ancestry(cells[3][1].ancestry))
+    record = dict(schema=1, run_info=dict(name="x", key=key, seed=seed, code={}), train_info=dict(seconds=7), meta_info=dict(ancestry=ancestry))
     (tmp_path / "smoke/records").mkdir(parents=True)
     (tmp_path / "smoke/records" / f"x-s{seed}-{key}.json").write_text(json.dumps(record))
     lines = works(capsys, "run", "table2", "--profile", "smoke", "--dry-run", "--results", tmp_path).splitlines()
