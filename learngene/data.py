@@ -269,29 +269,39 @@ def _read_hub(name, path, download):
 # %% ../nbs/07_data.ipynb #d88c8756
 _READERS = dict(digits=_read_digits) | dict.fromkeys(_SETS, _read_torchvision) | dict(
     imagenet=_read_folder, cub200=_read_cub, parquet=_read_parquet, folder=_read_folder)
+_LOCAL = ("parquet", "folder")  # your own data; `parquet:pets` is the folder pets among the others
 
 # %% ../nbs/07_data.ipynb #6a23da0f
 def names() -> list:
     "Names that a recipe's `data.name` can have."
-    return [*_READERS, "hub:<org/name>"]
+    return [*_READERS, *(f"{kind}:<name>" for kind in _LOCAL), "hub:<org/name>"]
 
 # %% ../nbs/07_data.ipynb #1da6e242
 def data_folder(
     name,  # of the data set
 ) -> Path:
-    "Where a data set is looked for by default: `$LEARNGENE_DATA/<name>`, else `~/.cache/learngene/data/<name>`."
+    "Where a data set, or the folder of `parquet:<name>` and `folder:<name>`, is looked for by default: `$LEARNGENE_DATA/<name>`, else `~/.cache/learngene/data/<name>`."
     return Path(os.environ.get("LEARNGENE_DATA") or cache_folder() / "data").expanduser() / name
 
 # %% ../nbs/07_data.ipynb #5c2e1ed4
 def _read(spec):
     "The official parts of the data that `spec` names."
-    if spec.name.startswith("hub:") and len(spec.name) > 4:
+    kind, _, folder = spec.name.partition(":")
+    if kind == "hub" and folder:
         return _read_hub(spec.name, spec.path and Path(spec.path).expanduser(), spec.download)
-    if spec.name not in _READERS:
+    if kind not in _READERS or folder and kind not in _LOCAL:
         raise ValueError(f"there is no data set {spec.name!r}{near(spec.name, names())}; known are {', '.join(names())}.")
-    return _READERS[spec.name](spec.name, Path(spec.path).expanduser() if spec.path else data_folder(spec.name), spec.download)
+    return _READERS[kind](kind, Path(spec.path).expanduser() if spec.path else data_folder(folder or kind), spec.download)
 
-# %% ../nbs/07_data.ipynb #5095adc0
+# %% ../nbs/07_data.ipynb #19f87951
+def _title(spec):
+    "What the data are called: your own by their folder."
+    kind, _, folder = spec.name.partition(":")
+    if kind not in _LOCAL:
+        return spec.name
+    return Path(spec.path).expanduser().resolve().name if spec.path else folder or kind
+
+# %% ../nbs/07_data.ipynb #38e9acf0
 def stratified(
     labels,  # the class of each image
     share,  # of every class
@@ -307,7 +317,7 @@ def stratified(
         picked.append(members[order[:max(least, min(int(share * len(members) + 0.5), len(members) - spare))]])
     return np.sort(np.concatenate(picked))
 
-# %% ../nbs/07_data.ipynb #45b63dce
+# %% ../nbs/07_data.ipynb #3226490c
 HELD_OUT = 0.2  # share of every class that is the test part of a source without one (seed 0)
 
 
@@ -328,12 +338,12 @@ def _official(parts, name):
         return train, train, np.setdiff1d(rest, held_out), held_out
     return train, test, rest, np.arange(len(test))
 
-# %% ../nbs/07_data.ipynb #3226490c
+# %% ../nbs/07_data.ipynb #26515bee
 def _join(a, b):
     labels = np.concatenate([a.labels, b.labels])
     return Images(ConcatDataset([a.items, b.items]), labels, a.classes, _digest(a.digest, b.digest), ConcatDataset([a.where, b.where]), a.mode)
 
-# %% ../nbs/07_data.ipynb #5fe21317
+# %% ../nbs/07_data.ipynb #ed0de47b
 def eval_transform(
     size,  # side of the result, pixels
     mean,  # one number a channel, of pixels between 0 and 1
@@ -343,7 +353,7 @@ def eval_transform(
     "PIL image to normalised tensor (C, size, size), without randomness."
     return create_transform((len(mean), size, size), is_training=False, crop_pct=crop_pct, interpolation="bicubic", mean=mean, std=std)
 
-# %% ../nbs/07_data.ipynb #87d3b799
+# %% ../nbs/07_data.ipynb #5431dee1
 def train_transform(
     augment,  # an AugmentSpec
     size,  # side of the result, pixels
@@ -366,7 +376,7 @@ def train_transform(
         raise ValueError(f"augment.crop is {a.crop!r}{near(a.crop, crops)}, wanted one of {', '.join(crops)}.")
     return transforms.Compose([*crops[a.crop], *flip, *map(_mend, colours), *tensor])
 
-# %% ../nbs/07_data.ipynb #7270f714
+# %% ../nbs/07_data.ipynb #70d0fcc4
 def _mend(transform):
     "RandAugment whose Posterize keeps at least one bit."
     if isinstance(transform, RandAugment):
@@ -379,7 +389,7 @@ def _mend(transform):
 def _posterize(image, bits, **options):
     return posterize(image, max(1, bits), **options)
 
-# %% ../nbs/07_data.ipynb #a2ac06f1
+# %% ../nbs/07_data.ipynb #fdad6b59
 @dataclass
 class ImageDataset(Dataset):
     "One part of a pile as a PyTorch data set of (image tensor (C, H, W), label)."
@@ -399,7 +409,7 @@ class ImageDataset(Dataset):
         "The label of each image of the part, without decoding any."
         return self.images.labels[self.index]
 
-# %% ../nbs/07_data.ipynb #fdad6b59
+# %% ../nbs/07_data.ipynb #cbfe98db
 @dataclass(repr=False)
 class Data:
     "The images of a run: three parts, and what a model and a record need to know about them."
@@ -425,7 +435,7 @@ class Data:
         channels = f"{self.in_chans} channel{'s' * (self.in_chans > 1)}"
         return f"{self.name}: {parts} images of {self.image_size} px in {len(self.classes)} classes, {channels}, {self.fingerprint}"
 
-# %% ../nbs/07_data.ipynb #c9c68192
+# %% ../nbs/07_data.ipynb #5864ada5
 def load_data(
     spec: DataSpec | str,  # which images, how they are split, their size; a name alone stands for the defaults
     augment: AugmentSpec | None = None,  # what is done to training images; None = nothing
@@ -441,13 +451,13 @@ def load_data(
     augmented = plain if augment is None else train_transform(augment, spec.image_size, mean, std, spec.crop_pct)
     parts = (i.astype("<i8").tobytes() for i in (train_index, val_index, test_index))
     return Data(
-        name=Path(spec.path).expanduser().resolve().name if spec.path and spec.name in ("parquet", "folder") else spec.name,
+        name=_title(spec),
         train=ImageDataset(train, train_index, augmented), val=ImageDataset(train, val_index, plain),
         test=ImageDataset(test, test_index, plain), train_plain=ImageDataset(train, train_index, plain),
         classes=list(train.classes), image_size=spec.image_size, in_chans=len(mean), mean=mean, std=std,
         fingerprint=_digest(train.digest, test.digest, *parts)[:16])
 
-# %% ../nbs/07_data.ipynb #1ec12e57
+# %% ../nbs/07_data.ipynb #2ccabbc3
 def _statistics(images, index):
     "Mean and standard deviation of the pixels of one-channel arrays, of all candidates for training, so that they do not depend on a recipe."
     pixels = images.items[index] / 255
