@@ -1,0 +1,152 @@
+"Budgets asked for, and the models that come of them."
+import numpy as np
+import pytest
+import timm
+import torch
+
+import learngene as lg
+from learngene.budgeting import Budget, _by_width, _explained, _Path, _Spread, latency_ms, measure, prices
+from learngene.methods import Shape, get
+from learngene.refitting import refit
+from learngene.vit import count_flops, count_params, vit_config
+
+
+@pytest.fixture(scope="module", params=[{}, dict(init_values=0.5, reg_tokens=2, qk_norm=True), dict(qkv_bias=False, class_token=False, global_pool="avg")],
+                ids=["plain", "layer scale, registers", "no class token"])
+def made(request):
+    torch.manual_seed(0)
+    ancestry = timm.models.VisionTransformer(img_size=16, patch_size=4, embed_dim=32, depth=4, num_heads=4, num_classes=5, **request.param).eval()
+    for p in ancestry.blocks.parameters():
+        p.data.mul_(3)
+    images = torch.randn(60, 3, 16, 16)
+    return ancestry, images, lg.condense(ancestry, images, eps=1e-9)
+
+
+@pytest.mark.parametrize("limits", [dict(params=0.7), dict(params=20_000), dict(flops=0.3), dict(memory_mb=0.1), dict(params=0.6, flops=0.4), dict(params=0.12)], ids=str)
+def test_budgets_are_met_closely(made, limits):
+    ancestry, images, learngene = made
+    child = lg.inherit(learngene, budget=Budget(**limits), refit=images, ancestry=ancestry)
+    whole, found = measure(vit_config(ancestry)), measure(vit_config(child))
+    used = {k: found[k] / (v * whole[k] if k != "memory_mb" and v <= 1 else v) for k, v in limits.items()}
+    assert max(used.values()) <= 1 and max(used.values()) > 0.98, used
+    assert found["params"] == count_params(child) and found["flops"] == count_flops(child)
+    assert child(images[:2]).isfinite().all()
+
+
+def test_plan_is_what_is_built(made):
+    ancestry, images, learngene = made
+    budget = Budget(params=0.4)
+    shape = lg.plan(learngene, budget=budget, ancestry=ancestry, images=images)
+    child = lg.inherit(learngene, budget=budget, refit=images, ancestry=ancestry)
+    assert [len(p.heads) for p in shape.layers] == [b.attn.num_heads for b in child.blocks]
+    assert [p.ffn_width for p in shape.layers] == [b.mlp.fc1.out_features for b in child.blocks]
+    assert "neurons" in str(shape) and shape.inherited_params <= count_params(child) + ancestry.embed_dim
+    for p, b in zip(shape.layers, child.blocks):  # queries and keys of the chosen heads, untouched
+        n = ancestry.blocks[0].attn.num_heads
+        theirs = ancestry.blocks[p.source].attn.qkv.weight.view(3, n, 8, 32)[:2, list(p.heads)]
+        assert torch.equal(b.attn.qkv.weight.view(3, len(p.heads), 8, 32)[:2], theirs)
+
+
+def test_budget_with_a_fresh_classifier(made):
+    ancestry, images, learngene = made
+    child = lg.inherit(learngene, budget=Budget(params=20_000), num_classes=50, refit=images, ancestry=ancestry)
+    assert child.num_classes == 50 and 19_600 < count_params(child) <= 20_000
+
+
+def test_latency_budget_is_measured(made):
+    ancestry, images, learngene = made
+    limit = 0.5 * latency_ms(vit_config(ancestry))
+    shape = lg.plan(learngene, budget=Budget(latency_ms=limit), ancestry=ancestry, images=images)
+    assert sum(len(p.heads) + p.ffn_width for p in shape.layers) < 4 * (4 + 128)
+
+
+def test_smallest_model_is_named(made):
+    ancestry, images, learngene = made
+    with pytest.raises(ValueError, match="the smallest, one layer of one head and one neuron, has params ([0-9,.]+e?[+0-9]*) \\(wanted 100\\)"):
+        lg.plan(learngene, budget=Budget(params=100), ancestry=ancestry, images=images)
+
+
+@pytest.mark.parametrize("bad, message", [({}, "needs a limit"), (dict(params=-1), "params is -1"), (dict(latency_ms=0), "latency_ms is 0"), (dict(params=float("nan")), "params is nan")])
+def test_bad_budgets(bad, message):
+    with pytest.raises(ValueError, match=message):
+        Budget(**bad)
+
+
+def test_prices_by_brute_force(made):
+    "The head that is given back first is the one whose loss is least, measured by solving without it."
+    ancestry, images, learngene = made
+    tag = prices(learngene, ancestry, images)[0]
+    assert tag.heads[0] < 1e-3 and tag.neurons[-1] < 1e-3 and tag.heads == sorted(tag.heads)
+    assert tag.neurons == sorted(tag.neurons, reverse=True)
+    gone = (set(range(4)) - set(tag.positions[1])).pop()
+    losses = []
+    for head in range(4):
+        method = get("pretraining-finetuning")
+        payload = method.condense(ancestry)
+        from learngene.inheriting import build, plan, with_heads
+        stay = [h for h in range(4) if h != head]
+        child = build(payload, with_heads(payload, plan(payload, depth=1, heads=3, proj="aligned", ffn="copy"), [stay]))
+        refit(child, _first_block(ancestry), images, ffn=False)
+        losses.append(_loss_after_attention(child, ancestry, images))
+    assert int(np.argmin(losses)) == gone
+
+
+def _first_block(ancestry):
+    import copy
+
+    one = copy.deepcopy(ancestry)
+    one.blocks = one.blocks[:1]
+    return one
+
+
+def _loss_after_attention(child, ancestry, x):
+    with torch.no_grad():
+        streams = []
+        for m in (child, ancestry):
+            h, b = m._pos_embed(m.patch_embed(x)), m.blocks[0]
+            streams.append(h + b.ls1(b.attn(b.norm1(h))))
+    return (streams[0] - streams[1]).square().mean().item()
+
+
+def test_widths_by_brute_force():
+    torch.manual_seed(0)
+    gram = _Spread(10, 3, "cpu")
+    z = torch.randn(200, 10, dtype=torch.float64) @ torch.randn(10, 10, dtype=torch.float64)
+    gram.add(z, z @ torch.randn(10, 3, dtype=torch.float64))
+    from learngene.refitting import choose_neurons
+    curve = _by_width(gram, 1e-10)
+    for k in (1, 4, 10):
+        assert np.isclose(curve[k], gram.spread - _explained(gram, choose_neurons(gram, k), 1e-10), rtol=1e-5, atol=1e-6 * gram.spread)
+
+
+def test_path_only_shrinks(made):
+    ancestry, images, learngene = made
+    path = _Path(learngene.config, prices(learngene, ancestry, images), Budget(params=0.5))
+    sizes = [path.cost(s)["params"] for s in path.states]
+    assert all(a > b for a, b in zip(sizes, sizes[1:]))
+    last = path.states[-1]
+    assert list(last.heads.values()) == [1] and list(last.widths.values()) == [1]
+
+
+def test_a_layer_that_does_nothing_goes_first():
+    torch.manual_seed(0)
+    ancestry = timm.models.VisionTransformer(img_size=16, patch_size=4, embed_dim=32, depth=4, num_heads=4, num_classes=5).eval()
+    for p in ancestry.blocks.parameters():
+        p.data.mul_(3)
+    for part in (ancestry.blocks[2].attn.proj, ancestry.blocks[2].mlp.fc2):
+        part.weight.data.zero_()
+    images = torch.randn(60, 3, 16, 16)
+    learngene = lg.condense(ancestry, images, eps=1e-9)
+    shape = lg.plan(learngene, budget=Budget(params=0.7), ancestry=ancestry, images=images)
+    assert [p.source for p in shape.layers] == [0, 1, 3]
+
+
+def test_budget_as_a_method(made):
+    ancestry, images, _ = made
+    method = get("cluster-learngene+budget", eps=1e-9, params=0.5, values=1)
+    payload = method.condense(ancestry, images)
+    child = method.expand(payload, Shape())
+    assert 0.49 < count_params(child) / count_params(ancestry) <= 0.5
+    assert 0 < method.inherited_params(payload, Shape()) <= count_params(child) + 100
+    with pytest.raises(ValueError, match="chooses depth and heads itself"):
+        method.expand(payload, Shape(depth=2))
