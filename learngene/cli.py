@@ -34,7 +34,8 @@ def _parser():
     p.add_argument("table", help="name of a paper notebook, e.g. table2, or all")
     p.add_argument("--profile", default="digits", help="folder of recipes (default: digits)")
     p.add_argument("--dry-run", action="store_true", help="list the runs, and which of them have a record; run nothing")
-    p.add_argument("--fresh", action="store_true", help="do not use the committed records: run everything on this machine")
+    p.add_argument("--fresh", nargs="?", const="all", default="", metavar="TABLE,...",
+                   help="do not use the committed records: run everything on this machine (or what these tables need, and replay the others)")
     p.add_argument("--workers", type=int, default=0, help="runs side by side (default: cores, or 1 on a GPU)")
     p.add_argument("--results", default="", help="folder for results (default: results/ of the checkout)")
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another parameter of the notebook")
@@ -158,39 +159,37 @@ def _run(args):
     _check_profile(args.profile)
     chosen = there if args.table == "all" else {args.table: there[args.table]}
     results = str(Path(args.results).resolve()) if args.results else ""  # notebooks run in their own folder
-    own, given = dict(profile=args.profile, fresh=args.fresh, workers=args.workers, results=results), _parse_settings(args.set)
-    parameters = own | given
+    fresh = set(there) if args.fresh == "all" else set(filter(None, args.fresh.split(",")))
+    for name in fresh - set(there):
+        raise ValueError(f"--fresh: there is no table {name!r}{near(name, there)}; there are {', '.join(there)}, and all.")
+    own, given = dict(profile=args.profile, fresh=True, workers=args.workers, results=results), _parse_settings(args.set)
     for path in chosen.values():
-        check_parameters(path, parameters)
+        check_parameters(path, own | given)
     for name in own.keys() & given.keys():
         raise ValueError(f"{name} has an option of its own: --{name}.")
     if args.dry_run:
-        return _dry_run(chosen, args)
+        return _dry_run(chosen, args, fresh)
     from .report import write_report
     from .tables import Results
 
     folder, began = Results(args.profile, args.results).folder, time.time()
     for i, (name, path) in enumerate(chosen.items(), 1):
         print(f"({i}/{len(chosen)}) {name}", flush=True)
-        run_notebook(path, folder / "notebooks" / f"{name}.ipynb", parameters)
+        run_notebook(path, folder / "notebooks" / f"{name}.ipynb", own | given | dict(fresh=name in fresh))
     print(f"done in {time.time() - began:.0f} s; tables, figures and executed notebooks are in {folder}")
     print(f"read {write_report(folder)}")
 
 
-def _dry_run(chosen, args):
+def _dry_run(chosen, args, fresh):
     from .recipe import Sweep, find_recipe
     from .running import find_record
     from .tables import Results
 
-    ledger, committed = Results(args.profile, args.results, args.fresh).ledger, Results(args.profile, args.results).ledger
-    total, seen = 0.0, set()
+    committed, total, seen = Results(args.profile, args.results).ledger, 0.0, set()
     for name, path in chosen.items():
-        sweep = parameters_of(path).get("sweep")
-        if sweep is None:
-            print(f"{name}: no runs of its own")
-            continue
-        cells = Sweep.load(find_recipe(f"{args.profile}/{sweep}")).cells()
-        print(f"{name}: {len(cells)} runs")
+        ledger, sweeps = Results(args.profile, args.results, name in fresh).ledger, [v for k, v in parameters_of(path).items() if k.startswith("sweep")]
+        cells = [cell for sweep in sweeps for cell in Sweep.load(find_recipe(f"{args.profile}/{sweep}")).cells()]
+        print(f"{name}: {len(cells)} runs" if sweeps else f"{name}: no runs of its own")
         for labels, recipe in cells:
             record, known = find_record(recipe, ledger), find_record(recipe, committed)
             seconds = known["train_info"]["seconds"] if known else None

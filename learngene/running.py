@@ -9,11 +9,12 @@ __all__ = ['find_ancestry', 'shown_images', 'start', 'find_record', 'run', 'run_
 from . import methods
 from ._files import cache_folder, project_root
 from .ancestry import load_ancestry, shipped
+from .budgeting import latency_ms
 from .data import load_data
 from .ledger import SCHEMA, Ledger, code_version, now, versions
 from .recipe import Recipe, find_recipe
 from .train import borrowed_randomness, evaluate, fit
-from .vit import count_flops, count_params, fingerprint, load_vit, save_vit
+from .vit import count_flops, count_params, fingerprint, load_vit, save_vit, vit_config
 
 import hashlib
 import multiprocessing
@@ -75,15 +76,18 @@ def start(
     ancestry = find_ancestry(recipe.ancestry, on_epoch) if recipe.ancestry else timm.models.VisionTransformer(**recipe.model)
     images = shown_images(recipe, data)
     began = time.perf_counter()
-    payload = method.condense(ancestry, images)
+    with borrowed_randomness():
+        set_seed(recipe.seed)
+        payload = method.condense(ancestry, images)
     condensed = time.perf_counter() - began
     shape = methods.Shape(recipe.shape.depth, recipe.shape.heads, len(data.classes) if recipe.shape.classifier == "fresh" else None)
     with borrowed_randomness():
         set_seed(recipe.seed)
         model = method.expand(payload, shape)
+    expanded = time.perf_counter() - began - condensed
     origin = dict(ancestry=recipe.ancestry and fingerprint(ancestry), ancestry_recipe=recipe.ancestry and _ancestry_recipe(recipe.ancestry),
                   inherited_params=method.inherited_params(payload, shape), payload=str(payload), condense_images=len(images),
-                  condense_seconds=round(condensed, 3))
+                  condense_seconds=round(condensed, 3), expand_seconds=round(expanded, 3))
     if origin["inherited_params"] == 0:
         origin["payload"] = None
     return model, origin
@@ -146,8 +150,9 @@ def _record(recipe, code, data, model, origin, done):
         run_info=dict(name=recipe.name, key=recipe.key, seed=recipe.seed, finished=now(), code=code, versions=versions(), device=done.device,
                       processes=done.processes, threads=torch.get_num_threads(), resumed_at=done.resumed_at),
         train_info=dict(test_accuracy=test["accuracy"], test_loss=test["loss"], seconds=round(done.seconds, 2), images_per_second=round(done.images_per_second, 1),
-                        peak_memory_mb=round(done.peak_memory_mb, 1), history=done.history),
+                        peak_memory_mb=round(done.peak_memory_mb, 1), latency_ms=round(latency_ms(model), 3), history=done.history),
         meta_info=dict(recipe=recipe.to_dict(), data=data.name, data_fingerprint=data.fingerprint, data_sizes=data.sizes, params=count_params(model), flops=count_flops(model),
+                       heads=[b.attn.num_heads for b in model.blocks], ffn_width=vit_config(model)["ffn_width"],
                        weights=fingerprint(model), **origin),
     )
 

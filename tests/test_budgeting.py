@@ -55,7 +55,7 @@ def test_budget_with_a_fresh_classifier(made):
 
 def test_latency_budget_is_measured(made):
     ancestry, images, learngene = made
-    limit = 0.5 * latency_ms(vit_config(ancestry))
+    limit = 0.5 * latency_ms(ancestry)
     shape = lg.plan(learngene, budget=Budget(latency_ms=limit), ancestry=ancestry, images=images)
     assert sum(len(p.heads) + p.ffn_width for p in shape.layers) < 4 * (4 + 128)
 
