@@ -12,7 +12,9 @@ from ._files import near, project_root
 
 def main(argv=None):
     "Entry point; the exit status is 0, or 1 with one line that says what went wrong."
+    began = time.time()
     args = _parser().parse_args(argv)
+    args.began = began
     try:
         args.do(args)
     except KeyboardInterrupt:
@@ -33,7 +35,8 @@ def _parser():
     p = command("run", _run, "Run a table or figure of the paper (a notebook of nbs/paper), or all of them.")
     p.add_argument("table", help="name of a paper notebook, e.g. table2, or all")
     p.add_argument("--profile", default="digits", help="folder of recipes (default: digits)")
-    p.add_argument("--dry-run", action="store_true", help="list the runs, and which of them have a record; run nothing")
+    p.add_argument("--minutes", type=float, help="only do missing runs, the most valuable first, and stop before so many minutes are over; no notebooks")
+    p.add_argument("--dry-run", action="store_true", help="list the runs in the queue's order, which of them have a record, and the time the others take; run nothing")
     p.add_argument("--fresh", nargs="?", const="all", default="", metavar="TABLE,...",
                    help="do not use the committed records: run everything on this machine (or what these tables need, and replay the others)")
     p.add_argument("--workers", type=int, default=0, help="runs side by side (default: cores, or 1 on a GPU)")
@@ -59,6 +62,19 @@ def _parser():
     p = command("commit", _commit, "Move your records of a profile to its committed ones, results/PROFILE/records (for maintainers).")
     p.add_argument("--profile", default="digits")
     p.add_argument("--results", default="")
+
+    p = command("ledger", _ledger, "Merge records, ancestries and checkpoints that were made elsewhere: learngene ledger merge DIR.")
+    p.add_argument("action", choices=["merge"])
+    p.add_argument("folder", metavar="DIR", help="a results folder brought from elsewhere")
+    p.add_argument("--profile", help="when DIR is of one profile (default: as its folder is called)")
+    p.add_argument("--results", default="", help="folder for results (default: results/ of the checkout)")
+
+    p = command("data", _data, "Write a data set as shards small enough to carry: learngene data pack NAME.")
+    p.add_argument("action", choices=["pack"])
+    p.add_argument("name", help="a name of `learngene list`, e.g. cifar10 or parquet:pets")
+    p.add_argument("--path", help="where it lies (default: $LEARNGENE_DATA/NAME)")
+    p.add_argument("--max-mb", type=float, default=55, help="largest size of a shard, in MB (default: 55)")
+    p.add_argument("--to", default="", help="folder to write (default: the data set's name, in the current folder)")
 
     p = command("list", _list, "List paper notebooks, profiles, methods, data sets and ancestries.")
     return parser
@@ -153,6 +169,8 @@ def _check_profile(name):
 
 
 def _run(args):
+    if args.minutes is not None or args.dry_run:
+        return _queue(args)
     there = notebooks()
     if args.table != "all" and args.table not in there:
         raise ValueError(f"there is no table {args.table!r}{near(args.table, [*there, 'all'])}; there are {', '.join(there)}, and all.")
@@ -162,43 +180,91 @@ def _run(args):
     fresh = set(there) if args.fresh == "all" else set(filter(None, args.fresh.split(",")))
     for name in fresh - set(there):
         raise ValueError(f"--fresh: there is no table {name!r}{near(name, there)}; there are {', '.join(there)}, and all.")
-    own, given = dict(profile=args.profile, fresh=True, workers=args.workers, results=results), _parse_settings(args.set)
-    for path in chosen.values():
-        check_parameters(path, own | given)
-    for name in own.keys() & given.keys():
-        raise ValueError(f"{name} has an option of its own: --{name}.")
-    if args.dry_run:
-        return _dry_run(chosen, args, fresh)
+    parameters = _checked_parameters(chosen, args, results)
     from .report import write_report
     from .tables import Results
 
     folder, began = Results(args.profile, args.results).folder, time.time()
     for i, (name, path) in enumerate(chosen.items(), 1):
         print(f"({i}/{len(chosen)}) {name}", flush=True)
-        run_notebook(path, folder / "notebooks" / f"{name}.ipynb", own | given | dict(fresh=name in fresh))
+        run_notebook(path, folder / "notebooks" / f"{name}.ipynb", parameters | dict(fresh=name in fresh))
     print(f"done in {time.time() - began:.0f} s; tables, figures and executed notebooks are in {folder}")
     print(f"read {write_report(folder)}")
 
 
-def _dry_run(chosen, args, fresh):
-    from .recipe import Sweep, find_recipe
-    from .running import find_record
+def _checked_parameters(chosen, args, results):
+    own, given = dict(profile=args.profile, fresh=True, workers=args.workers, results=results), _parse_settings(args.set)
+    parameters = own | given
+    for path in chosen.values():
+        check_parameters(path, parameters)
+    for name in own.keys() & given.keys():
+        raise ValueError(f"{name} has an option of its own: --{name}.")
+    return parameters
+
+
+def _queue(args):
+    "The runs of the tables without their notebooks, whose parameters are all that is read of them."
+    _check_profile(args.profile)
+    if args.fresh not in ("", "all"):
+        raise ValueError("--fresh names tables only where their notebooks are run; with --minutes or --dry-run it stands alone.")
+    chosen = _tables(args)
+    from . import queue
     from .tables import Results
 
-    committed, total, seen = Results(args.profile, args.results).ledger, 0.0, set()
-    for name, path in chosen.items():
-        ledger, sweeps = Results(args.profile, args.results, name in fresh).ledger, [v for k, v in parameters_of(path).items() if k.startswith("sweep")]
-        cells = [cell for sweep in sweeps for cell in Sweep.load(find_recipe(f"{args.profile}/{sweep}")).cells()]
-        print(f"{name}: {len(cells)} runs" if sweeps else f"{name}: no runs of its own")
-        for labels, recipe in cells:
-            record, known = find_record(recipe, ledger), find_record(recipe, committed)
-            seconds = known["train_info"]["seconds"] if known else None
-            total += 0 if record or seconds is None or recipe.key in seen else seconds
-            seen.add(recipe.key)
-            cost = "" if seconds is None else f", {seconds:.0f} s"
-            print(f"  {'has a record' if record else 'would run   '}  {', '.join(f'{k} {v}' for k, v in labels.items())}  "
-                  f"({recipe.data.name}, {recipe.train.epochs} epochs{cost})")
-    print(f"about {total:.0f} s of training would run, at the speed of the committed records")
+    results = Results(args.profile, args.results, bool(args.fresh))
+    jobs, lines = queue.plan(args.profile, chosen, whole=args.table == "all")
+    home, workers = results.folder / "local", queue.default_workers(args.workers)
+    if args.dry_run:
+        committed = Results(args.profile, args.results).ledger
+        known = [committed] + ([Results(args.profile).ledger] if args.results else [])
+        lines += queue.forecast(jobs, results.ledger, known, home, workers)
+        return print("\n".join(lines))
+    for line in lines:
+        if "has no sweep" in line and int(os.environ.get("RANK", 0)) == 0:
+            print(line, flush=True)
+    queue.work(jobs, results.ledger, home, args.began + queue.seconds_for(args.minutes), workers)
+
+
+def _tables(args):
+    "Table -> the sweeps it shows, by the paper notebooks; without them, every sweep of the profile by its own name."
+    from .queue import sweeps_of
+
+    try:
+        there = notebooks()
+    except FileNotFoundError:
+        there = {}
+    if there:
+        given = _parse_settings(args.set)
+        for name in {"profile", "fresh", "workers", "results"} & given.keys():
+            raise ValueError(f"{name} has an option of its own: --{name}.")
+        tables = {}
+        for name, path in there.items():
+            if args.table in (name, "all"):
+                check_parameters(path, given)
+                tables[name] = [v for k, v in (parameters_of(path) | given).items() if k.startswith("sweep")]
+    else:
+        print(f"the paper notebooks are not here: the tables are the sweeps of profile {args.profile}")
+        tables = {name: [sweep] for name, sweep in sweeps_of(args.profile).items() if args.table in (name, "all")}
+    if not tables and args.table != "all":
+        known = [*(there or sweeps_of(args.profile)), "all"]
+        raise ValueError(f"there is no table {args.table!r}{near(args.table, known)}; there are {', '.join(known)}.")
+    return tables
+
+
+def _ledger(args):
+    if args.profile:
+        _check_profile(args.profile)
+    from .queue import merge
+    from .tables import Results
+
+    print(merge(args.folder, Results("any", args.results).folder.parent, args.profile))
+
+
+def _data(args):
+    from .data import pack
+    from .recipe import DataSpec
+
+    print(pack(DataSpec(args.name, path=args.path), args.to or args.name.rpartition(":")[2], args.max_mb))
 
 
 def _train(args):

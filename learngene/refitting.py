@@ -13,7 +13,6 @@ from .vit import check_vit, eval_mode
 import tempfile
 import time
 import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -210,7 +209,7 @@ class _Solver:
         "Solve W^O (and the values) towards the ancestry's stream after attention in block `first`."
         def advance(h): return _after_attention(block, h)
         def look(h): return (_head_inputs(block, h), advance(h)) if values else _entering(block.attn.proj, advance, h)
-        gram = self.gather(look, lambda t: _after_attention(first, t), ours, theirs)
+        gram = _gather(self, look, lambda t: _after_attention(first, t), ours, theirs)
         if solve and values:
             _solve_values(block, gram, self.ridge, values)
         elif solve:
@@ -221,7 +220,7 @@ class _Solver:
         "Narrow the FFN and solve W_2, towards the ancestry's stream after the blocks `there`."
         def advance(h): return _after_ffn(block, h)
         def towards(t): return _through(there[1:], _after_ffn(there[0], t))
-        gram = self.gather(lambda h: _entering(block.mlp.fc2, advance, h), towards, ours, theirs)
+        gram = _gather(self, lambda h: _entering(block.mlp.fc2, advance, h), towards, ours, theirs)
         if width is not None:
             keep = choose_neurons(gram, width, neurons)
             gram = gram.without(keep, _gamma(block.ls2, block.mlp.fc2.weight) * block.mlp.fc2.weight.double())
@@ -230,21 +229,22 @@ class _Solver:
             _change(block.mlp.fc2, block.ls2, gram, self.ridge)
         _advance(ours, self.device, advance)
 
-    def gather(self, look, towards, ours, theirs):
-        "Sums from what `look` finds to what is missing; the ancestry's stream advances."
-        gram = None
-        for h, t in zip(ours, theirs):
-            h, before = h.to(self.device), t.to(self.device)
-            target, (z, after) = towards(before), look(h)
-            missing = target - after - (1 - self.damping) * (before - h)
-            gram = gram or Gram(z.shape[-1], missing.shape[-1], self.device)
-            gram.add(z, missing, 1 / target.var(-1).clamp_min(1e-12) if self.weight == "norm" else None)
-            t.copy_(target)
-        if not (gram.G.isfinite().all() and gram.C.isfinite().all()):
-            raise ValueError("the streams are not finite: look for NaN in the images or the weights.")
-        return gram
+# %% ../nbs/12_refitting.ipynb #9925aade
+def _gather(solver, look, towards, ours, theirs):
+    "Sums from what `look` finds to what is missing; the ancestry's stream advances."
+    gram = None
+    for h, t in zip(ours, theirs):
+        h, before = h.to(solver.device), t.to(solver.device)
+        target, (z, after) = towards(before), look(h)
+        missing = target - after - (1 - solver.damping) * (before - h)
+        gram = gram or Gram(z.shape[-1], missing.shape[-1], solver.device)
+        gram.add(z, missing, 1 / target.var(-1).clamp_min(1e-12) if solver.weight == "norm" else None)
+        t.copy_(target)
+    if not (gram.G.isfinite().all() and gram.C.isfinite().all()):
+        raise ValueError("the streams are not finite: look for NaN in the images or the weights.")
+    return gram
 
-# %% ../nbs/12_refitting.ipynb #bbc596f4
+# %% ../nbs/12_refitting.ipynb #73410bf3
 def _entering(linear, advance, h):
     "What enters `linear` while `h` advances, and where `h` arrives."
     caught = []
@@ -278,7 +278,7 @@ def _add_rows(linear, scale, dW, db):
 def _relative_error(ours, theirs):
     return (sum((a - b).square().sum().item() for a, b in zip(ours, theirs)) / sum(b.square().sum().item() for b in theirs)) ** 0.5
 
-# %% ../nbs/12_refitting.ipynb #73410bf3
+# %% ../nbs/12_refitting.ipynb #4ccba0e5
 def _check(child, ancestry, ridge, sources, weight, damping):
     for model in (child, ancestry):
         check_vit(model)
@@ -331,7 +331,7 @@ def _first(images, batch_size, max_images, device):
         raise ValueError("some images are not finite.")
     return out
 
-# %% ../nbs/12_refitting.ipynb #fe0045a9
+# %% ../nbs/12_refitting.ipynb #85f35420
 def _head_inputs(block, h):
     "u above, (B, tokens, heads * width): the normalised tokens as each head gathers them."
     attn, x = block.attn, block.norm1(h)
@@ -365,7 +365,7 @@ def _map(V, O):
     "The matrix from u to the stream, (heads * width, width)."
     return (O @ V).transpose(1, 2).flatten(0, 1)
 
-# %% ../nbs/12_refitting.ipynb #12181b1c
+# %% ../nbs/12_refitting.ipynb #4185a6ad
 NEURONS = ("qr", "variance", "random")
 
 
@@ -389,7 +389,7 @@ def choose_neurons(
         left[taken] = -torch.inf
     return sorted(taken)
 
-# %% ../nbs/12_refitting.ipynb #4185a6ad
+# %% ../nbs/12_refitting.ipynb #bea1e378
 def cut_ffn(
     mlp,  # a block's FFN, changed in place
     keep: list,  # hidden neurons to keep

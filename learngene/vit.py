@@ -9,6 +9,7 @@ __all__ = ['FORMAT', 'check_vit', 'eval_mode', 'vit_config', 'build_vit', 'save_
 # %% ../nbs/00_vit.ipynb #f85344b6
 from ._files import load_tensors, read_config, save_tensors
 
+import copy
 import hashlib
 from contextlib import contextmanager
 from functools import partial
@@ -219,7 +220,9 @@ def count_flops(
     "Floating-point operations of one image's forward pass (matrix products and convolutions), by `torch.utils.flop_counter`."
     from torch.utils.flop_counter import FlopCounterMode
 
-    shadow = build_vit(vit_config(model))  # weights do not matter: count on the meta device, without computing
+    # weights do not matter: count on the meta device, without computing
+    separate = all(type(b.attn) is Attention for b in getattr(model, "blocks", [])) or not isinstance(model, VisionTransformer)
+    shadow = build_vit(vit_config(model)) if separate else copy.deepcopy(model).to("meta").eval()
     for block in shadow.blocks:
         block.attn.fused_attn = False
     size = shadow.patch_embed.img_size

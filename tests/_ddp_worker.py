@@ -56,6 +56,32 @@ def distributed_fit(folder, **change):
     return dict(weights=fingerprint(model), history=done.history, processes=done.processes, images=done.images), model
 
 
+def cut_off_fit(folder):
+    "The rich job, stopped by the clock after its first epoch, and by an error within its second."
+    from learngene import train as T
+
+    r, step, seen = recipe(**JOBS["rich"]), T._step, []
+    data = lg.load_data(r.data, r.augment)
+    try:
+        T.fit(vit(), data, r, folder, on_epoch=False, cadence=T.Cadence(until=0.0))
+    except T.Paused as e:
+        seen.append(str(e))
+
+    def third(*rest):
+        seen.append("step")
+        if seen.count("step") == 3:
+            raise KeyboardInterrupt
+        return step(*rest)
+    try:
+        T._step = third
+        T.fit(vit(1), data, r, folder, on_epoch=False, cadence=T.Cadence(steps=1))
+    except KeyboardInterrupt:
+        T._step = step
+    model = vit(2)
+    done = T.fit(model, data, r, folder, on_epoch=False)
+    return dict(weights=fingerprint(model), history=done.history, resumed_at=done.resumed_at, paused=seen[0])
+
+
 JOBS = {
     "plain": dict(),
     "rich": dict(augment=RICH, train=dict(ema=0.9, drop_path=0.1, micro_batch=8, clip_grad=1.0)),
@@ -76,7 +102,8 @@ def main(folder):
         found[job], model = distributed_fit(folder, **change)
         save_file(model.state_dict(), folder / f"{job}-{rank}.safetensors")
 
-    accelerator = Accelerator()
+    found["resumed"] = cut_off_fit(folder / "checkpoints")
+    accelerator = Accelerator(cpu=True)
     r = recipe()
     data = lg.load_data(r.data)
     odd = torch.utils.data.Subset(data.test, range(101))  # cannot be split evenly

@@ -122,7 +122,7 @@ def test_widths_by_brute_force():
 def test_path_only_shrinks(made):
     ancestry, images, learngene = made
     path = _Path(learngene.config, prices(learngene, ancestry, images), Budget(params=0.5))
-    sizes = [path.cost(s)["params"] for s in path.states]
+    sizes = [path.costs(s)["params"] for s in path.states]
     assert all(a > b for a, b in zip(sizes, sizes[1:]))
     last = path.states[-1]
     assert list(last.heads.values()) == [1] and list(last.widths.values()) == [1]

@@ -230,7 +230,8 @@ def test_dry_run_lists_runs_and_writes_nothing(capsys, tmp_path):
     (tmp_path / "smoke/records").mkdir(parents=True)
     (tmp_path / "smoke/records" / f"x-s{seed}-{key}.json").write_text(json.dumps(record))
     lines = works(capsys, "run", "table2", "--profile", "smoke", "--dry-run", "--results", tmp_path).splitlines()
-    assert "has a record" in lines[4] and "7 s" in lines[4] and sum("has a record" in line for line in lines) == 1
+    (done,) = [line for line in lines if "has a record" in line]
+    assert "7 s" in done and f"images {cells[3][0]['images']}, seed {seed}" in done and sum("has a record" in line for line in lines) == 1
     fresh = works(capsys, "run", "table2", "--profile", "smoke", "--dry-run", "--fresh", "--results", tmp_path)
     assert "has a record" not in fresh and "about 7 s of training would run" in fresh
 

@@ -615,3 +615,214 @@ def test_real_parquet_folders():
             assert set(np.unique(part.labels)) <= set(range(len(data.classes)))
             x, _ = zip(*(part[i] for i in range(0, len(part), max(1, len(part) // 20))))
             assert torch.stack(x).isfinite().all() and x[0].shape == (3, 32, 32)
+
+
+# ---- shards to carry
+
+def noise(n, size=(9, 11)):
+    "Encoded pictures that do not compress, of two kinds."
+    pixels = np.random.RandomState(0).randint(0, 256, (n, *size, 3), np.uint8)
+    out = []
+    for i, p in enumerate(pixels):
+        Image.fromarray(p).save(file := io.BytesIO(), ("png", "jpeg")[i % 2])
+        out.append(file.getvalue())
+    return out
+
+
+@pytest.fixture
+def many(tmp_path):
+    "600 and 60 images in one shard each."
+    folder = tmp_path / "many"
+    write_shard(folder / "train-00000-of-00001.parquet", [i % 3 for i in range(600)], ["a", "b", "c"], pictures=noise(600))
+    write_shard(folder / "test-00000-of-00001.parquet", [i % 3 for i in range(60)], ["a", "b", "c"], pictures=noise(60))
+    return folder
+
+
+def same_images(a, b):
+    return all(torch.equal(x, y) and i == j for one, other in ((a.train, b.train), (a.val, b.val), (a.test, b.test)) for (x, i), (y, j) in zip(one, other, strict=True))
+
+
+def test_pack_in_smaller_shards(many, tmp_path):
+    before = load_data(spec("parquet", many))
+    line = D.pack(spec("parquet", many), tmp_path / "packed" / "many", 0.05)
+    files = sorted((tmp_path / "packed/many").glob("*.parquet"))
+    assert len(files) > 4 and all(f.stat().st_size <= 50_000 for f in files) and f"660 images in {len(files)} shards" in line
+    after = load_data(spec("parquet", tmp_path / "packed/many"))
+    assert same_images(before, after) and after.classes == before.classes and after.sizes == before.sizes
+    raw = [p for f in sorted(files) if "train" in f.name for p in D._read_shard(f)[0]]
+    assert raw == noise(600), "the images as they were encoded"
+
+
+def test_packed_shards_are_found_by_name(many, tmp_path, monkeypatch):
+    monkeypatch.setenv("LEARNGENE_DATA", str(tmp_path))
+    D.pack("parquet:many", tmp_path / "carried", 0.05)
+    assert load_data("parquet:carried").sizes["test"] == 60
+
+
+def test_small_shards_are_copied_and_keep_the_fingerprint(many, tmp_path):
+    D.pack(spec("parquet", many), tmp_path / "packed", 55)
+    assert {p.name for p in (tmp_path / "packed").iterdir()} == {p.name for p in many.iterdir()} | {"fingerprint.json"}
+    assert load_data(spec("parquet", tmp_path / "packed")).fingerprint == load_data(spec("parquet", many)).fingerprint
+
+
+def test_pack_a_folder_of_files(tmp_path):
+    root = write_folder(tmp_path / "pets", train=20, val=6)
+    D.pack(spec("folder", root), tmp_path / "packed")
+    card = json.loads((tmp_path / "packed/fingerprint.json").read_text())
+    assert card["images"] == dict(train=20, validation=6) and card["name"] == "pets"
+    assert same_images(load_data(spec("folder", root)), load_data(spec("parquet", tmp_path / "packed")))
+
+
+def test_packing_twice_gives_the_same_files(many, tmp_path):
+    for name in "ab":
+        D.pack(spec("parquet", many), tmp_path / name, 0.05)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == {p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()}
+
+
+@pytest.mark.parametrize("damage, says", [
+    (lambda f: (f / "train-00001-of-00008.parquet").write_bytes((f / "train-00002-of-00008.parquet").read_bytes()), "train-00001-of-00008.parquet has another fingerprint than in fingerprint.json"),
+    (lambda f: (f / "fingerprint.json").write_text("{"), "fingerprint.json is damaged"),
+    (lambda f: (f / "fingerprint.json").write_text("[]"), "fingerprint.json is damaged"),
+    (lambda f: [p.unlink() for p in f.glob("test-*")], "test-00000-of-00001.parquet is missing: the shards of one packing belong together"),
+    (lambda f: [p.rename(p.with_name(p.name.replace("test", "validation"))) for p in f.glob("test-*")], "test-00000-of-00001.parquet is missing"),
+])
+def test_shards_that_do_not_belong_together(many, tmp_path, damage, says):
+    D.pack(spec("parquet", many), tmp_path / "packed", 0.05)
+    folder = tmp_path / "packed"
+    assert len(list(folder.glob("train-*"))) == 8
+    damage(folder)
+    with pytest.raises(ValueError, match=says):
+        load_data(spec("parquet", folder))
+
+
+def test_what_cannot_be_packed(many, tmp_path):
+    with pytest.raises(ValueError, match="is there already; give the name of a new folder"):
+        D.pack(spec("parquet", many), many)
+    with pytest.raises(ValueError, match="row 0 has .* too much for shards of 0.0001 MB; give a larger --max-mb"):
+        D.pack(spec("parquet", many), tmp_path / "packed", 0.0001)
+    with pytest.raises(ValueError, match="nothing to carry"):
+        D.pack("digits", tmp_path / "packed")
+    assert not (tmp_path / "packed").exists() and [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_pack_on_the_command_line(many, tmp_path, capsys, monkeypatch):
+    from learngene import cli
+
+    monkeypatch.chdir(tmp_path)
+    cli.main(["data", "pack", "parquet:other", "--path", str(many), "--max-mb", "0.05"])
+    assert "660 images in 9 shards" in capsys.readouterr().out and (tmp_path / "other/fingerprint.json").is_file()
+
+
+# ---- decoded once
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEARNGENE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "decoded"
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    "Call it, and encoded images can no longer be opened."
+    def forbid():
+        opened = D._open
+        monkeypatch.setattr(D, "_open", lambda item: opened(item) if isinstance(item, np.ndarray) else 1 / 0)
+    return forbid
+
+
+def test_the_same_pixels(many, home, monkeypatch, no_decoding):
+    with monkeypatch.context() as m:
+        m.setattr(D, "DECODED_LEAST", 10**9)
+        before = load_data(spec("parquet", many))
+        assert not home.exists()
+        whole = [before.train.images[i].tobytes() for i in range(600)]
+    first = load_data(spec("parquet", many))
+    assert len(list(home.iterdir())) == 1, "the test part is too small to be worth it"
+    assert same_images(before, first) and first.fingerprint == before.fingerprint
+    monkeypatch.setattr(D, "_decode", lambda *a: 1 / 0)
+    second = load_data(spec("parquet", many))
+    no_decoding()
+    assert [second.train.images[i].tobytes() for i in range(600)] == whole
+    again = pickle.loads(pickle.dumps(second.train))
+    assert torch.equal(again[5][0], first.train[5][0]) and len(pickle.dumps(second.train)) < 100_000, "the pixels stay in their file"
+
+
+def test_files_of_many_sizes(tmp_path, home, monkeypatch, no_decoding):
+    root, rng = tmp_path / "pets", np.random.RandomState(1)
+    for i in range(510):
+        file = root / "train" / ("cat", "dog")[i % 2] / f"{i}.{('png', 'jpg', 'bmp')[i % 3]}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = Image.fromarray(rng.randint(0, 256, (*rng.randint(1, 9, 2), 3), np.uint8)).convert(("RGB", "L", "P", "RGBA")[i % 4] if i % 3 == 0 else "RGB")
+        pixels.save(file)
+    plain = D._read(spec("folder", root))["train"]
+    memory = D.decoded(plain)
+    assert isinstance(memory.items, D._Decoded) and len({tuple(s) for s in memory.items.shapes}) > 20
+    want = [plain[i].tobytes() for i in range(510)]
+    no_decoding()
+    assert [memory[i].tobytes() for i in range(510)] == want
+
+
+def test_a_file_that_has_changed_is_decoded_again(tmp_path, home):
+    root = write_folder(tmp_path / "pets", train=510)
+    file = root / "train/cat/train0.png"
+    D.decoded(D._read(spec("folder", root))["train"])
+    os.utime(file, ns=(1, 1))
+    D.decoded(D._read(spec("folder", root))["train"])
+    assert len(list(home.iterdir())) == 2
+
+
+def test_loading_processes_read_the_file(many, home):
+    data = load_data(spec("parquet", many))
+    apart = torch.cat([x for x, _ in DataLoader(data.train, 50, num_workers=2, multiprocessing_context="spawn")])
+    assert torch.equal(apart, torch.stack([x for x, _ in data.train]))
+
+
+@pytest.mark.parametrize("damage", [
+    lambda f: (f / "pixels").write_bytes((f / "pixels").read_bytes()[:-1]), lambda f: (f / "pixels").write_bytes(b"\0" * (f / "pixels").stat().st_size),
+    lambda f: (f / "pixels").write_bytes(b""), lambda f: (f / "pixels").unlink(), lambda f: (f / "index.json").unlink(), lambda f: (f / "index.json").write_text("{"),
+    lambda f: (f / "index.json").write_text('{"crc32": 1, "shapes": [[1, 1]]}'), lambda f: (f / "index.json").write_text("[]")])
+def test_a_damaged_file_is_made_again(many, home, damage):
+    before = load_data(spec("parquet", many))
+    (folder,) = home.iterdir()
+    good, pixels = (folder / "pixels").read_bytes(), torch.stack([x for x, _ in before.train])
+    damage(folder)
+    after = load_data(spec("parquet", many))
+    assert (folder / "pixels").read_bytes() == good and torch.equal(torch.stack([x for x, _ in after.train]), pixels)
+    assert [p.name for p in home.iterdir()] == [folder.name]
+
+
+def test_no_room_for_decoded_images(many, home, monkeypatch):
+    def full(fd):
+        raise OSError(28, "No space left on device")
+    with monkeypatch.context() as m:
+        m.setattr(os, "fsync", full)
+        with pytest.warns(UserWarning, match="cannot be kept in .*No space left.*make room there, or set LEARNGENE_HOME"):
+            data = load_data(spec("parquet", many))
+    assert list(home.iterdir()) == []
+    assert same_images(data, load_data(spec("parquet", many)))
+
+
+def test_sets_that_do_not_fit(many, home, monkeypatch):
+    monkeypatch.setattr(D, "DECODED_LIMIT", 600 * 9 * 11 * 3 - 1)
+    load_data(spec("parquet", many))
+    assert not home.exists()
+    monkeypatch.setattr(D, "DECODED_LIMIT", 600 * 9 * 11 * 3)
+    load_data(spec("parquet", many))
+    assert home.exists()
+
+
+def test_a_damaged_image_is_named_before_a_run_begins(many, home):
+    pictures = noise(600)
+    pictures[577] = pictures[577][:40]
+    write_shard(many / "train-00000-of-00001.parquet", [i % 3 for i in range(600)], ["a", "b", "c"], pictures=pictures)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"train-00000-of-00001.parquet, row 577 cannot be read .*fetch it again or leave it out"):
+            load_data(spec("parquet", many))
+    used = load_data(spec("parquet", many, fraction=0.02, val_fraction=0.02))
+    assert 577 not in used.train.index and used.train[0] is not None
+
+
+def test_counting_decodes_nothing(many, home, no_decoding):
+    no_decoding()
+    assert D.count_training_images(spec("parquet", many, fraction=0.5)) == 240
+    assert not home.exists()

@@ -49,7 +49,7 @@ def test_errors(name, options, words):
 
 
 @pytest.mark.parametrize("name, option", [("cluster-learngene", dict(proj="fold")), ("cluster-learngene", dict(ffn="copied")), ("cluster-learngene", dict(rule="state")),
-                                          ("cluster-learngene", dict(eps=-1.0)), ("pretraining-finetuning", dict(layers="last"))])
+                                          ("cluster-learngene", dict(eps=-1.0)), ("pretraining-finetuning", dict(layers="lasst"))])
 def test_bad_values_are_refused_before_a_model_is_made(ancestry, images, name, option):
     with pytest.raises(ValueError):
         method = lg.methods.get(name, **option)

@@ -55,9 +55,10 @@ def lasting(record):
     record = json.loads(json.dumps(record))
     for name in ("finished", "resumed_at"):
         record["run_info"].pop(name)
-    for name in ("seconds", "images_per_second", "peak_memory_mb"):
+    for name in ("seconds", "images_per_second", "peak_memory_mb", "latency_ms"):
         record["train_info"].pop(name)
-    record["meta_info"].pop("condense_seconds")
+    for name in ("condense_seconds", "expand_seconds"):
+        record["meta_info"].pop(name)
     return record
 
 
@@ -176,7 +177,7 @@ def test_failing_runs_leave_nothing(tmp_path, ancestry, change, error):
 
 def test_more_classes_than_the_ancestrys_classifier_has(tmp_path):
     ancestry = saved_vit(tmp_path / "five", num_classes=5)
-    with pytest.raises(ValueError, match="digits has 10 classes, the model's classifier 5"):
+    with pytest.raises(ValueError, match="the number of classes is 5, but digits has 10 classes"):
         run(recipe(ancestry, shape=dict(classifier="ancestry")), Ledger(tmp_path / "ledger"))
     run(recipe(ancestry, train=dict(epochs=0)), Ledger(tmp_path / "ledger"))
 
@@ -397,3 +398,42 @@ def test_a_record_of_another_ancestry_is_not_this_runs(tmp_path, home):
     run(child, ledger)
     teacher(seed=1).save(file)
     assert run(child, ledger)["meta_info"]["ancestry"] == fingerprint(R.find_ancestry(str(file)))
+
+
+# --- other classes than the recipe's
+
+def test_a_classifier_of_other_classes(tmp_path):
+    "An ancestry of twelve classes would train on ten of them without a word."
+    twelve = saved_vit(tmp_path / "twelve", num_classes=12)
+    with pytest.raises(ValueError, match="with shape.classifier: ancestry, the number of classes is 12, but digits has 10 classes"):
+        run(recipe(twelve, shape=dict(classifier="ancestry")), Ledger(tmp_path / "a"))
+    assert run(recipe(twelve, train=dict(epochs=0)), Ledger(tmp_path / "a"))["meta_info"]["params"] > 0
+    from _ddp_worker import VIT
+
+    with pytest.raises(ValueError, match="model.num_classes is 100, but digits has 10 classes"):
+        run(recipe(model=VIT | dict(num_classes=100)), Ledger(tmp_path / "b"))
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_run_on_a_machine_with_little_memory(tmp_path, ancestry, monkeypatch):
+    "The record states the micro-batch that was used; the batch is the recipe's."
+    from learngene import train as T
+
+    gradients = T._gradients
+
+    def little(accelerator, model, optimizer, loss_of, x, y, micro):
+        if micro > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return gradients(accelerator, model, optimizer, loss_of, x, y, micro)
+    r = recipe(ancestry)
+    monkeypatch.setattr(T, "_gradients", little)
+    record = run(r, Ledger(tmp_path / "a"))
+    assert record["train_info"]["micro_batch"] == 8 and record["meta_info"]["recipe"]["train"]["micro_batch"] is None
+
+
+def test_no_time_left_to_train(tmp_path, ancestry, home):
+    from learngene.train import Cadence, Paused
+
+    with pytest.raises(Paused, match="before it began to train"):
+        run(recipe(ancestry), Ledger(tmp_path / "a"), home=tmp_path / "mine", cadence=Cadence(until=0.0))
+    assert not (tmp_path / "a").exists() and not (tmp_path / "mine").exists()

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from _ddp_worker import JOBS, RICH, distributed_fit, recipe, vit
+from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -376,6 +378,143 @@ def test_cut_off_within_an_epoch(uninterrupted, tmp_path, monkeypatch, step):
     assert done.resumed_at == (step // 4 or None)
 
 
+@pytest.mark.parametrize("kills", [[1], [4], [7], [2, 3, 9], [15]])
+def test_cut_off_at_any_step(uninterrupted, tmp_path, monkeypatch, kills):
+    "A checkpoint after every step; killed within the step after the k-th, several times in a row."
+    r, done_steps = recipe(augment=RICH, train=RICH_TRAIN), []
+
+    def strike(*_):
+        done_steps.append(1)
+        if len(done_steps) > kill:
+            raise KeyboardInterrupt
+    for kill in kills:
+        with monkeypatch.context() as m:
+            spy_on_steps(m, strike)
+            with pytest.raises(KeyboardInterrupt):
+                train(r, vit(kill if done_steps else 0), tmp_path, cadence=T.Cadence(steps=1))
+        done_steps[:] = [1] * kill
+        torch.randn(kill), np.random.rand(kill), random.random()
+    model, done = train(r, vit(9), tmp_path, cadence=T.Cadence(steps=1))
+    assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history and done.images == uninterrupted[1].images
+    assert done.resumed_at == pytest.approx(kills[-1] / 4)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["epoch-00003-step-000003.pt", "epoch-00004.pt"]
+
+
+def test_randomness_matters_to_the_resumed_run(uninterrupted, tmp_path, monkeypatch):
+    "The test above can fail: without the states of the generators the weights differ."
+    r = recipe(augment=RICH, train=RICH_TRAIN)
+    with pytest.raises(T.Paused):
+        train(r, vit(), tmp_path, cadence=T.Cadence(until=0.0))
+    monkeypatch.setattr(T, "set_randomness", lambda state, device: None)
+    model, _ = train(r, vit(), tmp_path)
+    assert not same(model, uninterrupted[0])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_cut_off_within_an_epoch_with_loading_processes(tmp_path, workers):
+    "Also with another number of loading processes than before."
+    r = recipe(augment=RICH, train=dict(workers=2))
+    whole, a = train(r)
+    with pytest.raises(T.Paused, match="step 1 of 4 in epoch 1 of 2"):
+        train(r, vit(), tmp_path, cadence=T.Cadence(until=0.0))
+    object.__setattr__(r.train, "workers", workers)  # the recipe's key is made already
+    state = torch.load(tmp_path / "epoch-00000-step-000001.pt")
+    torch.save(state | dict(key=r.key), tmp_path / "epoch-00000-step-000001.pt")
+    model, b = train(r, vit(), tmp_path)
+    assert same(whole, model) and a.history == b.history
+
+
+def test_the_time_is_up_again_and_again(uninterrupted, tmp_path):
+    "Each call does one step; at the end of an epoch the run stops after its validation."
+    r, calls, heard = recipe(augment=RICH, train=RICH_TRAIN), 0, []
+    while True:
+        try:
+            model, done = train(r, vit(calls), tmp_path, on_epoch=heard.append, cadence=T.Cadence(until=0.0))
+            break
+        except T.Paused:
+            calls += 1
+            assert 1 <= len(list(tmp_path.iterdir())) <= 2
+    assert calls == 15 and heard == done.history  # sixteen steps; the last one ends the run
+    assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history
+
+
+def test_stopping_wants_a_folder():
+    with pytest.raises(ValueError, match="give `folder`"):
+        train(recipe(), cadence=T.Cadence(until=0.0))
+
+
+def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(T, "save_checkpoint", lambda folder, state: written.append((state["epoch"], state["step"])))
+    train(recipe(), vit(), tmp_path, cadence=T.Cadence(seconds=1e6))
+    assert written == []
+    train(recipe(), vit(), tmp_path, cadence=T.Cadence(seconds=0))
+    assert written == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0)]
+
+
+def test_a_damaged_checkpoint_within_an_epoch(uninterrupted, tmp_path, capsys):
+    r = recipe(augment=RICH, train=RICH_TRAIN)
+    for _ in range(3):
+        with pytest.raises(T.Paused):
+            train(r, vit(), tmp_path, cadence=T.Cadence(until=0.0))
+    newest = tmp_path / "epoch-00000-step-000003.pt"
+    newest.write_bytes(newest.read_bytes()[:3000])
+    model, done = train(r, vit(), tmp_path)
+    assert "step-000003.pt is damaged" in capsys.readouterr().out
+    assert done.resumed_at == 0.5 and same(model, uninterrupted[0]) and done.history == uninterrupted[1].history
+    assert not newest.exists()
+
+
+def test_what_a_damaged_checkpoint_leaves_further_on_does_not_push_out_good_ones(tmp_path):
+    for step in (1, 2, 9):
+        T.save_checkpoint(tmp_path, dict(epoch=0, step=step, key="k"))
+    (tmp_path / "epoch-00000-step-000009.pt").write_bytes(b"x")
+    assert T.load_checkpoint(tmp_path, "k", lambda s: None)["step"] == 2
+    T.save_checkpoint(tmp_path, dict(epoch=0, step=3, key="k"))
+    assert [p.stem[-1] for p in sorted(tmp_path.iterdir())] == ["2", "3"]
+
+
+def test_an_epoch_begun_by_more_processes(tmp_path):
+    with pytest.raises(T.Paused):
+        train(recipe(), vit(), tmp_path, cadence=T.Cadence(until=0.0))
+    path = tmp_path / "epoch-00000-step-000001.pt"
+    state = torch.load(path)
+    torch.save(state | dict(processes=state["processes"] * 2), path)
+    with pytest.raises(ValueError, match="within an epoch of 2 processes, and here are 1; start as many"):
+        train(recipe(), vit(), tmp_path)
+
+
+KILLED = """
+import sys; sys.path.insert(0, {here!r})
+import learngene as lg, torch
+from _ddp_worker import RICH, recipe, vit
+from learngene import train as T
+torch.set_num_threads(1)
+step = T._step
+def spied(*a):
+    print("step", flush=True)
+    return step(*a)
+T._step = spied
+r = recipe(augment=RICH, train={train!r})
+T.fit(vit(), lg.load_data(r.data, r.augment), r, {folder!r}, on_epoch=False, cadence=T.Cadence(steps=1))
+"""
+
+
+def test_killed_by_signal_within_an_epoch(uninterrupted, tmp_path):
+    code = KILLED.format(here=str(Path(__file__).parent), train=RICH_TRAIN, folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1], env=os.environ | dict(OMP_NUM_THREADS="1"))
+    for seen, _ in enumerate(process.stdout, 1):
+        if seen == 7:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    process.stdout.close()
+    assert process.returncode == -signal.SIGKILL
+    model, done = train(recipe(augment=RICH, train=RICH_TRAIN), vit(3), tmp_path)
+    assert 1 <= done.resumed_at < 4
+    assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history
+
+
 def test_resume_with_a_shared_ffn(tmp_path):
     r = recipe(train=dict(epochs=3, ema=0.9))
     whole, a = train(r, shared_child())
@@ -444,9 +583,84 @@ def test_writing_a_checkpoint_is_all_or_nothing(tmp_path, monkeypatch):
     assert T.load_checkpoint(tmp_path, "k")["epoch"] == 1
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file")])
+def test_a_full_disk_costs_no_training(uninterrupted, tmp_path, monkeypatch, capsys, error):
+    r, save = recipe(augment=RICH, train=RICH_TRAIN), torch.save
+
+    def full(state, f):
+        if state["epoch"] in (2, 3):
+            f.write(b"PK half")
+            raise error
+        save(state, f)
+    monkeypatch.setattr(torch, "save", full)
+    model, done = train(r, vit(), tmp_path)
+    assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history
+    out = capsys.readouterr().out
+    assert out.count("could not be written") == 2 and "the one before it is kept" in out and str(tmp_path) in out
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["epoch-00001.pt", "epoch-00004.pt"]
+    monkeypatch.setattr(torch, "save", lambda state, f: (_ for _ in ()).throw(error))
+    with pytest.raises(OSError, match="could not be written"):  # one that has to stop needs its checkpoint
+        train(r, vit(), tmp_path / "new", cadence=T.Cadence(until=0.0))
+
+
 def test_a_checkpoint_of_something_else(tmp_path):
     torch.save([1, 2], tmp_path / "epoch-00009.pt")
     assert T.load_checkpoint(tmp_path, "k", lambda s: None) is None
+
+
+# --- out of memory
+
+def little_memory(monkeypatch, most, ever=lambda: True):
+    "A device that holds activations of `most` images; the sizes that were tried."
+    tried, forward = [], torch.nn.Module.__call__
+
+    def call(self, x, *rest, **kw):
+        if isinstance(self, TimmViT) and self.training:
+            tried.append(len(x))
+            if len(x) > most and ever():
+                torch.rand(3)  # what the attempt drew before it failed
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, x, *rest, **kw)
+    monkeypatch.setattr(torch.nn.Module, "__call__", call)
+    return tried
+
+
+@pytest.mark.parametrize("most, micro, begin", [(16, 16, None), (15, 8, None), (5, 3, 12)])
+def test_out_of_memory_halves_the_micro_batch(tmp_path, monkeypatch, capsys, most, micro, begin):
+    rich = dict(RICH_TRAIN, epochs=2)
+    whole, a = train(recipe(augment=RICH, train=rich | dict(micro_batch=micro)))
+    losses = {}
+    with monkeypatch.context() as m:
+        tried = little_memory(m, most)
+        spy_on_steps(m, lambda model, optimizer, loss: losses.setdefault("steps", []).append(loss.item()))
+        r = recipe(augment=RICH, train=rich | dict(micro_batch=begin))
+        model, b = train(r, vit(), tmp_path)
+        assert sum(n > most for n in tried) == len(tried) - len([n for n in tried if n <= most]) <= 3  # found once, and kept
+    assert same(whole, model) and a.history == b.history and b.micro_batch == micro
+    assert a.images == b.images and len(losses["steps"]) == 8
+    said = capsys.readouterr().out
+    assert f"going on with {micro} at once, in batches of 32 as before" in said
+    state = torch.load(tmp_path / "epoch-00002.pt")
+    assert state["result"]["micro_batch"] == micro
+
+
+def test_a_halved_micro_batch_survives_a_resume(tmp_path, monkeypatch):
+    r = recipe(augment=RICH, train=RICH_TRAIN)
+    with monkeypatch.context() as m:
+        little_memory(m, 6)
+        whole, a = train(r)
+        with pytest.raises(T.Paused):
+            train(r, vit(), tmp_path, cadence=T.Cadence(until=0.0))
+        tried = little_memory(m, 6)
+        model, b = train(r, vit(), tmp_path)
+        assert max(tried) <= 6
+    assert same(whole, model) and a.history == b.history
+
+
+def test_out_of_memory_with_one_image(monkeypatch):
+    little_memory(monkeypatch, 0)
+    with pytest.raises(torch.OutOfMemoryError, match="cpu has not enough memory for 1 images at once; set train.micro_batch to 1"):
+        train(recipe())
 
 
 # --- what a finished model is
@@ -580,7 +794,8 @@ def two(tmp_path_factory):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     worker = Path(__file__).with_name("_ddp_worker.py")
-    env = os.environ | dict(OMP_NUM_THREADS="1", LEARNGENE_HOME=str(folder / "home"), ACCELERATE_USE_CPU="true")
+    env = os.environ | dict(OMP_NUM_THREADS="1", LEARNGENE_HOME=str(folder / "home"))
+    env.pop("ACCELERATE_USE_CPU", None)  # two processes on CPUs find each other by themselves
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}", str(worker), str(folder)],
                           capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -592,6 +807,12 @@ def test_two_processes_end_with_the_same_weights(two, job):
     (a, b), _ = two
     assert a[job] == b[job]
     assert a[job]["processes"] == 2
+
+
+def test_two_processes_cut_off_within_an_epoch(two):
+    (a, b), _ = two
+    assert a["resumed"] == b["resumed"] and a["resumed"]["resumed_at"] == 1.5 and "after epoch 1 of 2" in a["resumed"]["paused"]
+    assert all(a["resumed"][what] == a["rich"][what] for what in ("weights", "history"))
 
 
 @pytest.mark.parametrize("job", ["plain", "steep"])

@@ -24,13 +24,20 @@ class ClusterLearngene:
     proj: str = "paper"  # output projection: "paper", "aligned" or "folded"
     ffn: str = "transform"  # FFNs from one centroid: "transform" or "copy"
     layers: str = "front"  # which ancestry layers: the first ones, or "even"ly spaced
+    cluster_by: str = "dbscan"  # how heads are clustered: "dbscan", "kmeans" or "complete"
+    k: int | None = None  # clusters in each layer, for "kmeans" alone
+    signature: str = "mean"  # what heads are compared by: "mean" or "mean+spread"
+    centroid: str = "nearest"  # what stands for a cluster of heads: "nearest" or "averaged"
+    ffn_centroid: str = "nearest"  # what stands for a group of FFNs: "nearest" (its first layer's) or "averaged"
+    order: str = "priority"  # in which turn centroids are shared: "priority", "original", "ascending" or "descending"
 
     def condense(self, ancestry, images):
         "A learngene."
-        return condense(ancestry, images, self.eps, self.ffn_eps, self.min_heads, self.rule)
+        return condense(ancestry, images, self.eps, self.ffn_eps, self.min_heads, self.rule, cluster_by=self.cluster_by, k=self.k,
+                        signature=self.signature, centroid=self.centroid, ffn_centroid=self.ffn_centroid)
 
     def _how(self, shape):
-        return dict(depth=shape.depth, heads=shape.heads, num_classes=shape.num_classes, proj=self.proj, ffn=self.ffn, layers=self.layers)
+        return dict(depth=shape.depth, heads=shape.heads, num_classes=shape.num_classes, proj=self.proj, ffn=self.ffn, layers=self.layers, order=self.order)
 
     def expand(self, payload, shape=Shape()):
         "A timm VisionTransformer started from the learngene."

@@ -1,0 +1,376 @@
+"The queue: its order, its clock, what it needs, and bringing its results together."
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import learngene as lg
+
+import pytest
+import torch
+import yaml
+from _ddp_worker import PLAIN, VIT
+
+from learngene import cli, queue, running, train
+from learngene import recipe as recipes
+from learngene.ledger import Ledger, source_digest
+
+ROOT = Path(__file__).parents[1]
+TEACHER = dict(name="teacher", model=VIT, method=dict(name="from-scratch"), data=dict(fraction=0.12), augment=PLAIN, train=dict(epochs=2, batch_size=32, lr=1e-3, lr_batch=None, warmup_epochs=1))
+BASE = dict(ancestry="mini/teacher", data=dict(fraction=0.12), augment=PLAIN, train=dict(epochs=2, batch_size=32, lr=1e-3, lr_batch=None, warmup_epochs=1))
+TABLE = dict(name="table2", seeds=[3, 4], base=BASE, vary=dict(method=dict(scratch=dict(method=dict(name="from-scratch")), first=dict(method=dict(name="pretraining-finetuning")))))
+FIGURE = TABLE | dict(name="figure5", vary=dict(method=dict(scratch=dict(method=dict(name="from-scratch")), deep=dict(shape=dict(depth=1), method=dict(name="pretraining-finetuning")))))
+CLEAN = dict(source="checkout", version="0.1.0", commit="c0ffee", clean=True)
+
+
+def write_profile(folder):
+    folder.mkdir(parents=True)
+    for name, content in dict(teacher=TEACHER, table2=TABLE, figure5=FIGURE).items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+@pytest.fixture(autouse=True)
+def mini(tmp_path, monkeypatch):
+    "A profile with an ancestry, a table and a figure, a cache of its own, and a tree that counts as clean."
+    write_profile(tmp_path / "recipes" / "mini")
+    monkeypatch.setattr(recipes, "_own", lambda: tmp_path / "recipes")
+    monkeypatch.setenv("LEARNGENE_HOME", str(tmp_path / "home"))
+    for module in (running, queue):
+        monkeypatch.setattr(module, "code_version", lambda: dict(CLEAN))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+TABLES = dict(figure1c=[], figure5=["figure5"], table2=["table2"], table9=["table9"])
+NO_END = 1e12
+
+
+def work(folder, until=NO_END, **kw):
+    jobs, _ = queue.plan("mini", TABLES)
+    said = []
+    left = queue.work(jobs, Ledger(folder / "mini"), folder / "mini" / "local", until, say=said.append, **kw)
+    return left, said
+
+
+def records(folder):
+    return {r["run_info"]["key"]: r for r in Ledger(folder / "mini")}
+
+
+def weights(folder):
+    return {k: (r["meta_info"]["weights"], r["train_info"]["history"], r["train_info"]["test_accuracy"]) for k, r in records(folder).items()}
+
+
+# --- order
+
+def test_order_of_value():
+    jobs, lines = queue.plan("mini", TABLES)
+    assert [str(job) for job in jobs] == [
+        "ancestry: name teacher, seed 0",
+        "figure5: method scratch, seed 3", "figure5: method deep, seed 3", "table2: method first, seed 3",
+        "figure5: method scratch, seed 4", "figure5: method deep, seed 4", "table2: method first, seed 4"]
+    assert lines == ["figure1c: no runs of its own", "figure5: 4 runs", "table2: 4 runs", "table9: profile mini has no sweep 'table9', so no runs"]
+    assert len({job.recipe.key for job in jobs}) == 7
+
+
+def test_one_table_brings_the_ancestry_it_names():
+    jobs, _ = queue.plan("mini", dict(table2=["table2"]), whole=False)
+    assert [job.table for job in jobs] == ["ancestry"] + ["table2"] * 4
+
+
+def test_an_ancestrys_own_ancestry_is_first(tmp_path):
+    (tmp_path / "recipes/mini/child.yaml").write_text(yaml.safe_dump(BASE | dict(name="child", method=dict(name="pretraining-finetuning"))))
+    (tmp_path / "recipes/mini/table2.yaml").write_text(yaml.safe_dump(TABLE | dict(base=BASE | dict(ancestry="mini/child"))))
+    jobs, _ = queue.plan("mini", dict(table2=["table2"]), whole=False)
+    assert [str(j) for j in jobs[:2]] == ["ancestry: name teacher, seed 0", "ancestry: name child, seed 0"]
+    assert queue._chained(jobs[:2]) and not queue._chained(jobs[:1])
+
+
+def test_shipped_ancestries_are_not_trained_again():
+    jobs, _ = queue.plan("digits", {})
+    assert jobs == []
+
+
+def test_every_profile_has_a_plan(monkeypatch):
+    monkeypatch.undo()
+    for profile in recipes.profiles():
+        jobs, lines = queue.plan(profile, {n: [v for k, v in cli.parameters_of(p).items() if k.startswith("sweep")] for n, p in cli.notebooks().items()})
+        assert lines and (jobs or profile == "none")
+
+
+# --- work
+
+def test_everything_once_and_then_nothing(tmp_path):
+    left, said = work(tmp_path / "out")
+    assert left == 0 and said[0] == "7 of 7 runs are left" and said[-1] == "nothing is left" and len(said) == 9
+    assert len(records(tmp_path / "out")) == 7
+    assert [p.name.rpartition("-")[0] for p in (tmp_path / "out/mini/local/ancestries").iterdir() if p.name != "ledger"] == ["teacher"]
+    assert not (tmp_path / "home").exists(), "everything lies in the one folder"
+    assert work(tmp_path / "out") == (0, ["0 of 7 runs are left", "nothing is left"])
+    shutil.rmtree(tmp_path / "out/mini/local/ancestries")
+    assert work(tmp_path / "out") == (0, ["0 of 7 runs are left", "nothing is left"])
+    next((tmp_path / "out/mini/local").glob("table2-first-s3*.json")).unlink()
+    assert work(tmp_path / "out")[1][0] == "2 of 7 runs are left", "the ancestry's weights are needed again"
+
+
+def test_stopped_again_and_again(tmp_path, monkeypatch):
+    "A clock that jumps a second at every look: each call gets through some steps, and all together make the same records."
+    work(tmp_path / "whole")
+    now, real = [0.0], time.time
+    calls, pauses = 0, []
+    while True:
+        with monkeypatch.context() as m:
+            m.setattr(time, "time", lambda: now.__setitem__(0, now[0] + 1.0) or now[0])
+            left, said = work(tmp_path / "parts", until=now[0] + 8 + calls % 4)
+        pauses += [line for line in said if "stopped" in line]
+        calls += 1
+        assert calls < 60
+        if not left:
+            break
+        assert said[-1].endswith("the same command goes on with them")
+    assert calls > 7 and any("at step" in line for line in pauses)
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    assert any(r["run_info"]["resumed_at"] for r in records(tmp_path / "parts").values())
+    assert not list((tmp_path / "parts/mini/local/checkpoints").iterdir())
+    assert real is time.time
+
+
+def test_no_time_at_all(tmp_path):
+    left, said = work(tmp_path / "out", until=0.0)
+    assert left == 7 and said == ["7 of 7 runs are left", "7 runs are left; the same command goes on with them"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failing_run_does_not_stop_the_others_but_its_descendants(tmp_path):
+    teacher = tmp_path / "recipes/mini/teacher.yaml"
+    table = tmp_path / "recipes/mini/table2.yaml"
+    table.write_text(yaml.safe_dump(TABLE | dict(base=BASE | dict(ancestry="vit_nano_p2_8.digits"))))
+    teacher.write_text(yaml.safe_dump(TEACHER | dict(train=TEACHER["train"] | dict(lr=1e30, warmup_epochs=0))))
+    said = []
+    jobs, _ = queue.plan("mini", TABLES)
+    with pytest.raises(RuntimeError, match="1 runs failed, the first: ancestry: name teacher"):
+        queue.work(jobs, Ledger(tmp_path / "out/mini"), tmp_path / "out/mini/local", NO_END, say=said.append)
+    assert sum("of test images" in line for line in said) == 4 and sum("lower train.lr" in line for line in said) == 1
+
+
+def test_a_tree_that_is_not_clean_runs_nothing_twice(tmp_path, monkeypatch):
+    for module in (running, queue):
+        monkeypatch.setattr(module, "code_version", lambda: CLEAN | dict(commit=None, clean=False))
+    assert work(tmp_path / "out")[0] == 0 and records(tmp_path / "out") == {}
+    assert work(tmp_path / "out")[1][0] == "0 of 7 runs are left"
+    monkeypatch.setattr(queue, "source_digest", lambda: "other code")
+    assert work(tmp_path / "out", until=0.0)[1][0] == "7 of 7 runs are left"
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_minutes(tmp_path, minutes):
+    with pytest.raises(SystemExit, match="--minutes is .*wanted more than 0"):
+        cli.main(["run", "all", "--profile", "mini", "--minutes", minutes, "--results", str(tmp_path / "out")])
+
+
+# --- forecasts
+
+def forecast(folder, workers=1):
+    jobs, _ = queue.plan("mini", TABLES)
+    book = Ledger(folder / "mini")
+    return queue.forecast(jobs, book, [book], folder / "mini/local", workers)
+
+
+def test_forecast(tmp_path):
+    out = tmp_path / "out"
+    lines = forecast(out)
+    assert len(lines) == 8 and all("would run" in line and "time unknown" in line for line in lines[:7]) and "7 runs of unknown time" in lines[7]
+    work(out)
+    lines = forecast(out)
+    assert all("has a record" in line for line in lines[:7]) and lines[7].startswith("about 0 s of training would run, at the speeds")
+    for path in (out / "mini/local").glob("*.json"):
+        record = json.loads(path.read_text())
+        record["train_info"] |= dict(images_per_second=2.0, seconds=500)
+        path.write_text(json.dumps(record))
+    next((out / "mini/local").glob("table2-first-s4*.json")).unlink()
+    images = len(lg.load_data(recipes.DataSpec(fraction=0.12)).train) // 32 * 32
+    (line,) = [x for x in forecast(out) if "would run  " in x]
+    assert "table2: method first, seed 4" in line and f"{2 * images / 2:.0f} s" in line, "by the speed of the same architecture"
+    begun = out / "mini/local/checkpoints" / f"{queue.plan('mini', TABLES)[0][-1].recipe.key}-x"
+    begun.mkdir(parents=True)
+    (begun / "epoch-00001.pt").touch()
+    assert "50% done" in [x for x in forecast(out) if "would run  " in x][0]
+    for path in (out / "mini/local").glob("*.json"):
+        record = json.loads(path.read_text())
+        record["run_info"]["device"] = "another"
+        path.write_text(json.dumps(record))
+    assert "1 runs of unknown time" in forecast(out)[-1], "another device says nothing about this one"
+
+
+# --- from a plain copy, without the notebook tools
+
+BLOCKED = ("papermill", "nbdev", "execnb", "fastcore", "datasets", "kornia", "IPython", "ipykernel", "nbformat", "nbclient", "nbconvert", "seaborn", "ghapi", "pytest")
+
+
+def plain(folder, *args):
+    code = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r})); import runpy; sys.argv = ['learngene', *{args!r}]; runpy.run_module('learngene', run_name='__main__')"
+    env = os.environ | dict(OMP_NUM_THREADS="1", LEARNGENE_HOME=str(folder / "home"), COLUMNS="200")
+    env.pop("PYTHONPATH", None)
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=env, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    "The library's folder and settings.ini, without git and notebooks, and what the queue left there."
+    folder = tmp_path_factory.mktemp("copy")
+    shutil.copytree(ROOT / "learngene", folder / "learngene", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "settings.ini", folder)
+    write_profile(folder / "learngene/recipes/mini")
+    return folder, plain(folder, "run", "all", "--profile", "mini", "--minutes", "5", "--workers", "2")
+
+
+def test_the_queue_in_a_plain_copy(copy):
+    folder, done = copy
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "the paper notebooks are not here: the tables are the sweeps of profile mini" in done.stdout
+    assert done.stdout.count("of test images") == 7 and "nothing is left" in done.stdout
+    assert not (folder / "home").exists()
+    there = {json.loads(p.read_text())["run_info"]["source"] for p in (folder / "results/mini/local/dirty").glob("*.json")}
+    assert there == {source_digest(folder / "learngene")} and len(list((folder / "results/mini/local/dirty").glob("*.json"))) == 7
+
+
+def test_one_sweep_in_a_plain_copy(copy):
+    folder, _ = copy
+    done = plain(folder, "run", "figure5", "--profile", "mini", "--dry-run")
+    assert done.returncode == 0 and done.stdout.count("has a record") == 5 and "about 0 s of training" in done.stdout
+
+
+def test_without_notebooks(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cli, "project_root", lambda: None)
+    cli.main(["run", "all", "--profile", "mini", "--dry-run", "--results", str(tmp_path)])
+    assert capsys.readouterr().out.count("would run  ") == 7
+    with pytest.raises(SystemExit, match="there is no table 'figur5' .did you mean 'figure5'.*"):
+        cli.main(["run", "figur5", "--profile", "mini", "--minutes", "1"])
+
+
+def test_what_a_copy_made_counts_in_a_clean_checkout_of_the_same_code(copy, tmp_path, capsys, monkeypatch):
+    folder, _ = copy
+    monkeypatch.setattr(queue, "source_digest", lambda: source_digest(folder / "learngene"))
+    cli.main(["ledger", "merge", str(folder / "results"), "--results", str(tmp_path / "here")])
+    assert "7 records" in capsys.readouterr().out and len(records(tmp_path / "here")) == 7
+    for record in records(tmp_path / "here").values():
+        assert record["run_info"]["code"] == CLEAN | dict(source="copy")
+    assert work(tmp_path / "here") == (0, ["0 of 7 runs are left", "nothing is left"])
+    assert "9 already here" in queue.merge(folder / "results", tmp_path / "here"), "seven records, the ancestry, and its ledger"
+
+
+def test_what_other_code_made_does_not_count(copy, tmp_path, monkeypatch):
+    folder, _ = copy
+    monkeypatch.setattr(queue, "source_digest", lambda: "other")
+    assert "7 uncounted records" in queue.merge(folder / "results", tmp_path / "here")
+    assert records(tmp_path / "here") == {} and len(list((tmp_path / "here/mini/local/dirty").glob("*.json"))) == 7
+
+
+# --- merging
+
+def files(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    return tmp_path_factory.mktemp("begun") / "results"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, begun):
+    "Results with an ancestry, some records, and one run that has begun."
+    if not begun.exists():
+        begin(begun)
+    return Path(shutil.copytree(begun, tmp_path / "elsewhere"))
+
+
+def begin(out):
+    jobs, _ = queue.plan("mini", TABLES)
+    book, home = Ledger(out / "mini"), out / "mini/local"
+    queue.work(jobs[:3], book, home, NO_END, say=lambda line: None)
+    step, seen = train._step, []
+
+    def second(*rest):
+        seen.append(rest)
+        return step(*rest) if len(seen) < 2 else 1 / 0
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(train, "_step", second)
+        with pytest.raises(ZeroDivisionError):
+            running.run(jobs[3].recipe, book, on_epoch=False, home=home, cadence=train.Cadence(steps=1))
+
+
+@pytest.mark.parametrize("part, profile", [("", None), ("mini", None), ("mini/local", None), ("mini/local", "mini")])
+def test_merge_and_go_on(elsewhere, tmp_path, part, profile):
+    here = tmp_path / "here"
+    line = queue.merge(elsewhere / part, here, profile)
+    assert "3 records" in line and "1 ancestry," in line and "1 checkpoint" in line and "\n" not in line
+    assert files(here) == files(elsewhere)
+    again = queue.merge(elsewhere, here)
+    assert "5 already here" in again and files(here) == files(elsewhere)
+    if part:
+        return
+    left, said = work(here)
+    assert left == 0 and said[0] == "4 of 7 runs are left"
+    assert [r["run_info"]["resumed_at"] for r in records(here).values()].count(0.25) == 1
+    before = files(here)
+    assert "checkpoint" not in queue.merge(elsewhere, here) and files(here) == before, "a checkpoint of a finished run is of no use"
+
+
+@pytest.mark.parametrize("shelf", ["local", "records"])
+def test_another_record_of_the_same_run_is_refused(elsewhere, tmp_path, shelf):
+    here = tmp_path / "here"
+    (path, *_) = sorted((elsewhere / "mini/local").glob("figure5-scratch*.json"))
+    other = json.loads(path.read_text())
+    other["train_info"]["test_accuracy"] = 1.0
+    (here / "mini" / shelf).mkdir(parents=True)
+    (here / "mini" / shelf / path.name).write_text(json.dumps(other))
+    before = files(here)
+    with pytest.raises(ValueError, match="different records of the same run; keep one of them.*Nothing was merged"):
+        queue.merge(elsewhere, here)
+    assert files(here) == before
+
+
+def test_a_damaged_record_merges_nothing(elsewhere, tmp_path):
+    (path, *_) = sorted((elsewhere / "mini/local").glob("*.json"), reverse=True)
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(ValueError, match="truncated"):
+        queue.merge(elsewhere, tmp_path / "here")
+    assert not (tmp_path / "here").exists()
+
+
+def test_another_model_of_the_same_ancestry_is_refused(elsewhere, tmp_path):
+    queue.merge(elsewhere, tmp_path / "here")
+    (file,) = (tmp_path / "here").rglob("teacher-*/model.safetensors")
+    file.write_bytes(file.read_bytes()[:-4] + b"\1\2\3\4")
+    before = files(tmp_path / "here")
+    with pytest.raises(ValueError, match="different models of the same ancestry"):
+        queue.merge(elsewhere, tmp_path / "here")
+    assert files(tmp_path / "here") == before
+
+
+def test_the_checkpoint_further_on_is_kept(elsewhere, tmp_path):
+    queue.merge(elsewhere, tmp_path / "here")
+    (folder,) = (tmp_path / "here/mini/local/checkpoints").iterdir()
+    shutil.copy(folder / "epoch-00000-step-000001.pt", folder / "epoch-00001.pt")
+    before = files(tmp_path / "here")
+    queue.merge(elsewhere, tmp_path / "here")
+    assert files(tmp_path / "here") == before
+    queue.merge(tmp_path / "here", elsewhere)
+    assert files(elsewhere) == before
+
+
+def test_nothing_to_merge(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, says in (("empty", "holds no records"), ("absent", "there is no folder")):
+        with pytest.raises((ValueError, FileNotFoundError), match=says):
+            queue.merge(tmp_path / folder, tmp_path / "here")
+
+
+def test_merging_a_folder_into_itself(elsewhere):
+    with pytest.raises(ValueError, match="this results folder itself"):
+        queue.merge(elsewhere, elsewhere)
