@@ -198,6 +198,20 @@ def test_run_all_in_a_checkout(checkout, capsys):
     assert "workers 3" in (checkout / "results/digits/report.html").read_text()
 
 
+@pytest.mark.parametrize("given, fresh", [([], {}), (["--fresh"], {"figure1c", "table2"}), (["--fresh", "table2"], {"table2"})], ids=str)
+def test_fresh_for_some_tables(checkout, capsys, given, fresh):
+    for name in ("figure1c", "table2"):
+        notebook(checkout / "nbs" / "paper" / f"{name}.ipynb", [PARAMETERS.split("\nlr")[0], f"from learngene.tables import Results\nResults(profile, results).publish('{name}', '{name}', 'c', f'fresh is {{fresh}}')"])
+    works(capsys, "run", "all", *given)
+    said = {p.stem: json.loads(p.read_text())["text"] for p in (checkout / "results/digits/tables").glob("*.json")}
+    assert said == {name: f"fresh is {name in fresh}" for name in ("figure1c", "table2")}
+
+
+def test_fresh_for_a_table_that_is_not_there(checkout, capsys):
+    assert "no table 'tabel2' (did you mean 'table2'?)" in fails(capsys, "run", "all", "--fresh", "tabel2")
+    assert "it stands alone" in fails(capsys, "run", "all", "--dry-run", "--fresh", "table2")
+
+
 def test_a_relative_results_folder(checkout, capsys):
     works(capsys, "run", "figure1c", "--results", "mine")
     assert (checkout / "mine/digits/report.html").is_file() and (checkout / "mine/digits/tables/figure1c.json").is_file()
