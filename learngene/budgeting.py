@@ -81,7 +81,6 @@ class LayerPrices:
     heads: list  # their prices
     neurons: list  # price of each FFN width, from 0 to all
     skip: float  # price of leaving the layer out
-    skip_alone: float  # the same when the layer before is gone as well
 
 # %% ../nbs/13_budgeting.ipynb #4b9d5e02
 def prices(
@@ -99,9 +98,9 @@ def prices(
     device, sums = next(ancestry.parameters()).device, [_LayerSums() for _ in ancestry.blocks]
     with eval_mode(ancestry), torch.no_grad():
         for x in _first(images, batch_size, max_images, device):
-            h, hidden = _embed(ancestry, x), None
+            h = _embed(ancestry, x)
             for block, found in zip(ancestry.blocks, sums):
-                h, hidden = found.add(block, h, hidden)
+                h = found.add(block, h)
     return [found.price(block, [c.centroid for c in clusters], ridge) for found, block, clusters in zip(sums, ancestry.blocks, learngene.clusters)]
 
 # %% ../nbs/13_budgeting.ipynb #b08a9e44
@@ -128,26 +127,23 @@ def _added(gram, z, r):
 
 # %% ../nbs/13_budgeting.ipynb #704f2bf6
 class _LayerSums:
-    "Running sums of one layer: heads to attention's output, neurons to the FFN's, the layer before's neurons to both, and the stream."
+    "Running sums of one layer: heads to attention's output, neurons to the FFN's, what both add, and the stream."
     def __init__(self):
-        self.heads = self.neurons = self.before = self.stream = None
+        self.heads = self.neurons = self.adds = self.stream = None
 
-    def add(self, block, h, hidden):
-        "Take in a batch and pass it on: the stream and the hidden neurons behind this layer."
+    def add(self, block, h):
+        "Take in a batch and pass it on: the stream behind this layer."
         z, mid = _entering(block.attn.proj, lambda s: _after_attention(block, s), h)
-        mine, out = _entering(block.mlp.fc2, lambda s: _after_ffn(block, s), mid)
-        self.heads = _added(self.heads, z, mid - h)
-        self.neurons = _added(self.neurons, mine, out - mid)
-        self.before = _added(self.before, mine[..., :0] if hidden is None else hidden, out - h)
-        self.stream = _added(self.stream, out[..., :0], out)
-        return out, mine
+        hidden, out = _entering(block.mlp.fc2, lambda s: _after_ffn(block, s), mid)
+        self.heads, self.neurons = _added(self.heads, z, mid - h), _added(self.neurons, hidden, out - mid)
+        self.adds, self.stream = _added(self.adds, z[..., :0], out - h), _added(self.stream, z[..., :0], out)
+        return out
 
     def price(self, block, centroids, ridge):
         "The sums as prices."
         total = self.stream.spread
         positions, heads = _fewer_heads(self.heads, centroids, block.attn.head_dim, ridge)
-        skip = self.before.spread - _explained(self.before, range(len(self.before.G)), ridge)
-        return LayerPrices(positions, [p / total for p in heads], (_by_width(self.neurons, ridge) / total).tolist(), skip / total, self.before.spread / total)
+        return LayerPrices(positions, [p / total for p in heads], (_by_width(self.neurons, ridge) / total).tolist(), self.adds.spread / total)
 
 # %% ../nbs/13_budgeting.ipynb #08cfb04d
 def _explained(gram, inputs, ridge):
@@ -268,8 +264,7 @@ class _Path:
             if len(state.heads) > 1:
                 new = state.copy()
                 saved = unit["rest"] + unit["head"] * new.heads.pop(layer) + unit["neuron"] * new.widths.pop(layer)
-                gone = self.tags[layer].skip if layer - 1 in state.heads else self.tags[layer].skip_alone
-                yield (gone - before) / saved, new
+                yield (self.tags[layer].skip - before) / saved, new
 
 # %% ../nbs/13_budgeting.ipynb #c7841d42
 def solve(
