@@ -198,7 +198,7 @@ def test_run_all_in_a_checkout(checkout, capsys):
     assert "workers 3" in (checkout / "results/digits/report.html").read_text()
 
 
-@pytest.mark.parametrize("given, fresh", [([], {}), (["--fresh"], {"figure1c", "table2"}), (["--fresh", "table2"], {"table2"})], ids=str)
+@pytest.mark.parametrize("given, fresh", [([], []), (["--fresh"], ["figure1c", "table2"]), (["--fresh", "table2"], ["table2"])], ids=str)
 def test_fresh_for_some_tables(checkout, capsys, given, fresh):
     for name in ("figure1c", "table2"):
         notebook(checkout / "nbs" / "paper" / f"{name}.ipynb", [PARAMETERS.split("\nlr")[0], f"from learngene.tables import Results\nResults(profile, results).publish('{name}', '{name}', 'c', f'fresh is {{fresh}}')"])
