@@ -25,7 +25,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import timm
@@ -138,10 +138,16 @@ def find_record(
     if record is None or recipe.ancestry is None:
         return record
     if folder.is_dir():
-        same = fingerprint(load_ancestry(recipe.ancestry)) == record["meta_info"]["ancestry"]
+        same = _fingerprint_of(str(folder), tuple(p.stat().st_mtime_ns for p in sorted(folder.iterdir()))) == record["meta_info"]["ancestry"]
     else:
         same = _ancestry_recipe(recipe.ancestry) == record["meta_info"].get("ancestry_recipe")
     return record if same else None
+
+
+@cache
+def _fingerprint_of(folder, written):
+    "Of a model's folder as it was written: a table asks once, not for every run."
+    return fingerprint(load_ancestry(folder))
 
 
 def _ancestry_recipe(name):

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['to_frame', 'to_curves', 'mean_sd', 'table', 'compare', 'say_difference', 'against', 'verdict', 'say_against',
-           'draw_effects', 'epochs_to', 'say_epochs', 'draw_curves', 'Results']
+           'draw_effects', 'differences', 'judge', 'epochs_to', 'say_epochs', 'draw_curves', 'Results']
 
 # %% ../nbs/11_tables.ipynb #adc1b4cb
 from ._files import project_root, write_atomic
 from .ledger import Ledger, file_name, read_record
+from .recipe import Sweep
+from .running import find_record
 
 import json
 from pathlib import Path
@@ -71,10 +73,15 @@ def compare(
     wide = frame[frame.method.isin([a, b])].pivot(index="seed", columns="method", values="accuracy").reindex(columns=[a, b]) * 100
     if wide.isna().any(axis=None) or len(wide) < 2:
         raise ValueError(f"{a} and {b} need the same two or more seeds; there are {len(wide.dropna())} in common.")
-    d = (wide[a] - wide[b]).to_numpy()
+    return _interval(wide[a] - wide[b])
+
+
+def _interval(d):
+    "Mean of paired differences, its 95 % interval, and the p-value of the t-test against zero."
+    d = np.asarray(d, dtype=float)
     error = d.std(ddof=1) / len(d) ** 0.5
     half = stats.t.ppf(0.975, len(d) - 1) * error
-    p = stats.ttest_rel(wide[a], wide[b]).pvalue if error > 0 else float(not d.any())
+    p = stats.ttest_1samp(d, 0).pvalue if error > 0 else float(not d.any())
     return dict(difference=d.mean(), low=d.mean() - half, high=d.mean() + half, p=float(p), n=len(d))
 
 
@@ -141,6 +148,43 @@ def draw_effects(
     return ax
 
 # %% ../nbs/11_tables.ipynb #080dae65
+def differences(
+    frame,  # from `to_frame`, with a label `by`
+    ours: str,  # the method of the claim
+    others=None,  # the methods it is compared with; None = all
+    by="images",  # label of the columns
+) -> pd.DataFrame:  # one row a seed, one column a comparison, in points
+    "Paired differences of one method minus others, seed by seed. ValueError when a run is missing."
+    wide = frame.pivot(index="seed", columns=[by, "method"], values="accuracy") * 100
+    others = [m for m in frame.method.unique() if m != ours] if others is None else others
+    found = pd.DataFrame({(column, other): wide[column][ours] - wide[column][other] for column in frame[by].unique() for other in others})
+    if found.isna().any(axis=None) or len(found) < 2:
+        raise ValueError(f"{ours} and {', '.join(others)} need the same two or more seeds in every column.")
+    return found
+
+
+def judge(
+    d,  # from `differences`
+) -> dict:  # difference, low, high (points), p, n, better, worse, comparisons, verdict
+    "Whether a claim holds: the mean over comparisons, tested over seeds, and each comparison by itself after Holm."
+    whole, each = _interval(d.mean(axis=1)), [_interval(d[c]) for c in d]
+    clear = _holm([c["p"] for c in each])
+    better, worse = (sum(ok and sign * c["difference"] > 0 for ok, c in zip(clear, each)) for sign in (1, -1))
+    ahead = whole["low"] > 0
+    verdict = "holds" if ahead and not worse else "holds in part" if ahead or better else "does not hold"
+    return whole | dict(better=better, worse=worse, comparisons=len(each), verdict=verdict)
+
+
+def _holm(ps, level=0.05):
+    "Which p-values are below the level after Holm's correction."
+    order, clear = np.argsort(ps), [False] * len(ps)
+    for rank, i in enumerate(order):
+        if ps[i] * (len(ps) - rank) >= level:
+            break
+        clear[i] = True
+    return clear
+
+# %% ../nbs/11_tables.ipynb #5af832ac
 def epochs_to(
     curves,  # from `to_curves`
     method: str,  # as labelled
@@ -151,7 +195,7 @@ def epochs_to(
     reached = mean[mean >= target - 1e-12]
     return int(reached.index[0]) if len(reached) else None
 
-# %% ../nbs/11_tables.ipynb #81ebeb52
+# %% ../nbs/11_tables.ipynb #676fe318
 def say_epochs(
     curves,  # from `to_curves`
     method: str,  # as labelled
@@ -163,7 +207,7 @@ def say_epochs(
         return f"{method} does not reach it"
     return f"{method} is there before training" if epoch == 0 else f"{method} reaches it after {epoch} epochs ({last / epoch:.1f} times fewer)"
 
-# %% ../nbs/11_tables.ipynb #5af832ac
+# %% ../nbs/11_tables.ipynb #5cc40c15
 def draw_curves(
     curves,  # from `to_curves`
     ax=None,  # matplotlib axes
@@ -183,7 +227,7 @@ def draw_curves(
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
-# %% ../nbs/11_tables.ipynb #7a5b6ed0
+# %% ../nbs/11_tables.ipynb #abea3d2c
 class Results:
     "The results folder of a profile: its ledger, and the tables, figures and cards that are made from it."
     def __init__(
@@ -195,6 +239,15 @@ class Results:
         base = Path(folder) if folder else (project_root() or Path.cwd()) / "results"
         self.folder = base / profile
         self.ledger = Ledger(self.folder, committed=not fresh)
+
+    def find(
+        self,
+        sweep: str,  # name of a recipe file in the profile
+    ):  # (cells, records), of the runs that have a record, and the number of runs of the sweep
+        "What a sweep has on record; nothing is run."
+        cells = Sweep.load(f"{self.folder.name}/{sweep}").cells()
+        found = [(cell, record) for cell in cells if (record := find_record(cell[1], self.ledger))]
+        return [cell for cell, _ in found], [record for _, record in found], len(cells)
 
     def publish(
         self,
@@ -218,7 +271,7 @@ class Results:
                 figure.savefig(self.folder / f"figures/{name}.{kind}", dpi=150, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
         write_atomic(self.folder / f"tables/{name}.json", json.dumps(card, indent=1) + "\n")
 
-# %% ../nbs/11_tables.ipynb #5cc40c15
+# %% ../nbs/11_tables.ipynb #6759ed52
 def _origin(ledger, records):
     "File names of the records, under the shelf that each was read from or written to."
     left, found = {file_name(r): json.loads(json.dumps(r)) for r in records}, {}
