@@ -29,6 +29,17 @@ def published(nb):
     return [o["data"].get("text/markdown") or o["data"]["text/plain"] for o in outputs if "image/png" not in o["data"]]
 
 
+@pytest.mark.parametrize("profile", ["digits", "small", "paper"])
+def test_a_profile_states_every_table(profile):
+    sweeps = [v for path in notebooks().values() for k, v in parameters_of(path).items() if k.startswith("sweep")]
+    assert len(sweeps) > 10
+    for sweep in sweeps:
+        stated = Sweep.load(f"{profile}/{sweep}")
+        assert len(stated.seeds) >= (1 if stated.base["train"].get("epochs") == 0 or "pareto" in sweep else 3), f"{profile}/{sweep} has {len(stated.seeds)} seeds"
+        if sweep.startswith(("table", "figure")):
+            assert list(stated.vary["method"]) == list(Sweep.load(f"digits/{sweep}").vary["method"]), f"{profile}/{sweep}: the rows have other names than on digits"
+
+
 @pytest.mark.xdist_group("paper")
 def test_paper_notebooks_run_and_then_render_from_records(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LEARNGENE_HOME", str(tmp_path / "home"))

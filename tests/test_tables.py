@@ -191,3 +191,69 @@ def test_fresh_ignores_the_committed_records(tmp_path):
         (results.folder / "records").mkdir(parents=True, exist_ok=True)
         (results.folder / "records" / file_name(record(1))).write_text(json.dumps(record(1)))
         assert (results.ledger.find(record(1)["run_info"]["key"]) is None) is fresh
+
+
+# --- several comparisons, and verdicts
+
+
+def table_frame(**methods):
+    "A frame of two columns, 'a' with the accuracies given and 'b' with the same ones, reversed over seeds."
+    rows = [dict(method=m, images=images, seed=s, accuracy=v) for m, values in methods.items() for images in "ab" for s, v in enumerate(values if images == "a" else values[::-1])]
+    return pd.DataFrame(rows)
+
+
+def test_against_is_compare_cell_by_cell():
+    frame = table_frame(**AB, third=[0.5, 0.6, 0.55, 0.52])
+    effects = T.against(frame, "ours")
+    assert list(zip(effects.images, effects.method)) == [("a", "theirs"), ("a", "third"), ("b", "theirs"), ("b", "third")]
+    for row in effects.to_dict("records"):
+        alone = T.compare(frame[frame.images == row["images"]], "ours", row["method"])
+        assert all(row[k] == pytest.approx(alone[k]) for k in ("difference", "low", "high", "p", "n"))
+    with pytest.raises(ValueError, match="no method 'mine'"):
+        T.against(frame, "mine")
+
+
+def test_say_against_names_every_row_once():
+    frame = table_frame(ours=[0.90, 0.91, 0.92], worse=[0.80, 0.81, 0.82 - 1e-4], same=[0.90, 0.92, 0.91], better=[0.95, 0.96, 0.97 + 1e-4])
+    lines = T.say_against(T.against(frame, "ours"), "ours").splitlines()
+    assert len(lines) == 2 and all(f" {word} {m} (" in line for line in lines for word, m in [("better than", "worse"), ("worse than", "better"), ("not clearly different from", "same")])
+
+
+def test_a_verdict_is_by_p_and_sign():
+    assert [T.verdict(dict(difference=d, p=p)) for d, p in [(1, 0.01), (-1, 0.01), (1, 0.05), (0.0, 0.0)]] == ["better", "worse", "no clear difference", "no clear difference"]
+
+
+def test_differences_are_paired_by_seed():
+    d = T.differences(table_frame(**AB), "ours")
+    assert d.shape == (4, 2) and np.allclose(d["a", "theirs"], [1, 3, 4, -1]) and np.allclose(d["b", "theirs"], [-1, 4, 3, 1])
+    frame = table_frame(**AB)
+    for broken in (frame.iloc[1:], frame[frame.seed == 0]):
+        with pytest.raises(ValueError, match="same two or more seeds"):
+            T.differences(broken, "ours")
+
+
+def test_judge_against_scipy():
+    random = np.random.RandomState(0)
+    for shift in (0.0, 1.0, 4.0):
+        d = pd.DataFrame(random.randn(5, 3) + shift)
+        judged, mean = T.judge(d), d.mean(axis=1)
+        interval = stats.ttest_1samp(mean, 0).confidence_interval(0.95)
+        assert (judged["low"], judged["high"]) == pytest.approx((interval.low, interval.high))
+        ps = sorted(stats.ttest_1samp(d, 0).pvalue)
+        clear = next((i for i, p in enumerate(ps) if p * (3 - i) >= 0.05), 3)  # Holm: stop at the first that is not
+        assert judged["better"] + judged["worse"] == clear and judged["comparisons"] == 3
+
+
+CLEAR, NOISE = [1.0, 1.1, 0.9, 1.05], [0.5, -0.5, 0.4, -0.4]
+
+
+@pytest.mark.parametrize("columns, verdict", [
+    ([CLEAR], "holds"), ([CLEAR, NOISE], "holds"), ([NOISE], "does not hold"), ([[-x for x in CLEAR]], "does not hold"),
+    ([CLEAR, [-x for x in CLEAR]], "holds in part"), ([[5 * x for x in CLEAR], [-x for x in CLEAR]], "holds in part"), ([[0.0] * 4], "does not hold")])
+def test_verdicts(columns, verdict):
+    assert T.judge(pd.DataFrame(columns).T)["verdict"] == verdict
+
+
+def test_find_runs_nothing(tmp_path):
+    cells, records, n = T.Results("smoke", tmp_path).find("table2")
+    assert (cells, records) == ([], []) and n == 12 and not list(tmp_path.rglob("*.json"))
