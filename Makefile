@@ -23,10 +23,10 @@ $(READY): constraints.txt settings.ini setup.py
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[notebooks,hub,dev]'
 	touch $@
 
-reproduce: setup  ## the main job on two CPU cores: every table and figure of the digits profile; Table 2 and Figure 5 run here, the rest from records
-	$(BIN)/learngene run all --profile digits --fresh figure5,table2
+reproduce: setup  ## the main job on two CPU cores: every table and figure of the digits profile; the runs of Figure 5 are made here, the rest comes from records
+	$(BIN)/learngene run all --profile digits --fresh figure5
 
-reproduce-full: setup  ## the same with every run made on this machine, about an hour
+reproduce-full: setup  ## the same with every run made on this machine, about three hours
 	$(BIN)/learngene run all --profile digits --fresh
 
 ancestry: setup  ## train the digits ancestry again (eight minutes on one core) into results/ancestry
