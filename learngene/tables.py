@@ -72,7 +72,7 @@ def compare(
     if wide.isna().any(axis=None) or len(wide) < 2:
         raise ValueError(f"{a} and {b} need the same two or more seeds; there are {len(wide.dropna())} in common.")
     d = (wide[a] - wide[b]).to_numpy()
-    error = d.std(ddof=1) / len(d) ** 0.5
+    error = d.std(ddof=1) / len(d) ** 0.5 if np.ptp(d) > 1e-9 else 0.0  # the same difference at every seed, but for rounding
     half = stats.t.ppf(0.975, len(d) - 1) * error
     p = stats.ttest_rel(wide[a], wide[b]).pvalue if error > 0 else float(not d.any())
     return dict(difference=d.mean(), low=d.mean() - half, high=d.mean() + half, p=float(p), n=len(d))
