@@ -79,9 +79,9 @@ def compare(
 def _interval(d):
     "Mean of paired differences, its 95 % interval, and the p-value of the t-test against zero."
     d = np.asarray(d, dtype=float)
-    error = d.std(ddof=1) / len(d) ** 0.5
+    error = d.std(ddof=1) / len(d) ** 0.5 if np.ptp(d) > 1e-9 else 0.0  # the same difference at every seed, but for rounding
     half = stats.t.ppf(0.975, len(d) - 1) * error
-    p = stats.ttest_1samp(d, 0).pvalue if error > 0 else float(not d.any())
+    p = stats.ttest_1samp(d, 0).pvalue if error > 0 else float(abs(d.mean()) < 1e-9)
     return dict(difference=d.mean(), low=d.mean() - half, high=d.mean() + half, p=float(p), n=len(d))
 
 

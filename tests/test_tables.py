@@ -107,6 +107,14 @@ def test_compare_of_equal_methods():
     assert T.compare(frame, "a", "c") == dict(difference=25.0, low=25.0, high=25.0, p=0.0, n=2)
 
 
+@pytest.mark.parametrize("n", [3, 5])
+def test_compare_of_a_difference_that_is_the_same_at_every_seed(n, recwarn):
+    "Starts that do not depend on the seed: rounding is no spread, and nothing warns."
+    found = T.compare(T.to_frame(*cells_and_records(dict(a=[40 / 216] * n, b=[106 / 216] * n))), "a", "b")
+    assert found["low"] == found["difference"] == found["high"] == pytest.approx(-66 / 2.16) and found["p"] == 0.0
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("accuracies", [dict(ours=[0.9], theirs=[0.8]), dict(ours=[0.9, 0.8, 0.7], theirs=[0.8, 0.7]), pytest.param(dict(ours=[0.9, 0.8]))])
 def test_compare_wants_the_same_seeds(accuracies):
     with pytest.raises(ValueError, match="seeds"):

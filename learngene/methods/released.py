@@ -53,6 +53,16 @@ def _lay(qkv, payload, layer):
         param.copy_(runs[list(layer.positions)].flatten(0, 2))
 
 
+def _as_released(learngene, ancestry, qkv, drop_qkv_bias):
+    "The learngene with runs of rows, and without the bias."
+    tensors, config = dict(learngene.tensors), learngene.config
+    if qkv == "contiguous":
+        tensors |= {n: _runs(ancestry, n, learngene.clusters) for n in tensors if ".attn.qkv." in n}
+    if drop_qkv_bias:
+        tensors, config = {n: t for n, t in tensors.items() if not n.endswith("attn.qkv.bias")}, config | dict(qkv_bias=False)
+    return dataclasses.replace(learngene, tensors=tensors, config=config)
+
+# %% ../../nbs/methods/07_released.ipynb #e4b045fb
 @torch.no_grad()
 def _random_ffns(model, plan):
     "Replace the FFN matrices of layers that share a centroid by a random two-layer ReLU network's values, 1 -> k -> k, once."
@@ -65,7 +75,7 @@ def _random_ffns(model, plan):
                 for mlp, W in zip(mlps, made.unbind(-1)):
                     mlp.get_submodule(name).weight.copy_(W)
 
-# %% ../../nbs/methods/07_released.ipynb #e4b045fb
+# %% ../../nbs/methods/07_released.ipynb #a69007cb
 @register("cluster-learngene-released")
 @dataclass(frozen=True)
 class ClusterLearngeneReleased(ClusterLearngene):
@@ -86,14 +96,7 @@ class ClusterLearngeneReleased(ClusterLearngene):
         "A learngene; with contiguous slicing its qkv tensors hold runs of rows instead of heads."
         if self.pixels == "near-constant":
             images = (near_constant(batch, self.mean, self.std) for batch in _batches(images, 64))
-        learngene = super().condense(ancestry, images)
-        tensors = dict(learngene.tensors)
-        if self.qkv == "contiguous":
-            tensors |= {n: _runs(ancestry, n, learngene.clusters) for n in tensors if ".attn.qkv." in n}
-        if self.drop_qkv_bias:
-            tensors = {n: t for n, t in tensors.items() if not n.endswith("attn.qkv.bias")}
-            learngene = dataclasses.replace(learngene, config=learngene.config | dict(qkv_bias=False))
-        return dataclasses.replace(learngene, tensors=tensors)
+        return _as_released(super().condense(ancestry, images), ancestry, self.qkv, self.drop_qkv_bias)
 
     def _how(self, shape):
         return super()._how(shape) | dict(ffn="copy" if self.ffn == "random" else self.ffn)
