@@ -76,6 +76,10 @@ def _parser():
     p.add_argument("--max-mb", type=float, default=55, help="largest size of a shard, in MB (default: 55)")
     p.add_argument("--to", default="", help="folder to write (default: the data set's name, in the current folder)")
 
+    p = command("distances", _distances, "Measure how far the heads of an ancestry look, on validation images of its own data, and keep it with the ancestry.")
+    p.add_argument("ancestry", help="name of an ancestry of `learngene list`, or a folder")
+    p.add_argument("--images", type=int, default=1000, help="at most so many validation images (default: 1000)")
+
     p = command("list", _list, "List paper notebooks, profiles, methods, data sets and ancestries.")
     return parser
 
@@ -299,6 +303,16 @@ def _commit(args):
 
     moved = commit(Results(args.profile, args.results).ledger)
     print(f"{len(moved)} records moved")
+
+
+def _distances(args):
+    from ._files import write_atomic
+    from .ancestry import shipped
+    from .running import DISTANCES, measure_distances
+
+    found = measure_distances(args.ancestry, args.images)
+    path = write_atomic(shipped().get(args.ancestry, Path(args.ancestry)) / DISTANCES, json.dumps(found) + "\n")
+    print(f"{path}: {len(found['distances'])} layers, {found['images']} {found['part']} images of {found['data']}")
 
 
 def _list(args):
