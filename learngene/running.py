@@ -315,7 +315,7 @@ def payload_of(
         return methods.get(recipe.method.name, **recipe.method.options).condense(ancestry, images), data
 
 # %% ../nbs/10_running.ipynb #41759576
-LOOKED_AT = 256  # validation images, at most
+LOOKED_AT = 100  # validation images, at most
 
 
 def watch(
