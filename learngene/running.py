@@ -336,7 +336,9 @@ def watch(
         models = dict(ancestry=find_ancestry(recipe.ancestry, home=home), start=start(recipe, data, home=home)[0], trained=trained)
         seen = {f"{when}.{name}": t.contiguous() for when, model in models.items() for name, t in look(model, images).items()}
         about = dict(weights=record["meta_info"]["weights"], data=data.fingerprint, images=str(len(images)), commit=str(record["run_info"]["code"]["commit"]))
-        save_file(seen, ledger.places(record)[0].with_suffix(SEEN), metadata=about)
+        path = ledger.places(record)[0].with_suffix(SEEN)
+        save_file(seen, path, metadata=about)
+        path.chmod(0o644)
     return record, seen
 
 
