@@ -365,9 +365,9 @@ def _report(args):
     parameters = dict(profile=args.profile, fresh=False, workers=1, results=str(Path(args.results).resolve()) if args.results else "")
     there, failed = notebooks(), []
     jobs = {name: (path, folder / "notebooks" / f"{name}.ipynb", parameters) for name, path in there.items()}
-    for i, (name, said, error) in enumerate(_side_by_side(jobs, args.workers), 1):
+    for i, (name, _, error) in enumerate(_side_by_side(jobs, args.workers), 1):
         missing = isinstance(error, NotThere)
-        print(f"({i}/{len(jobs)}) {name}{': not yet run' if missing else said}", flush=True)
+        print(f"({i}/{len(jobs)}) {name}{': not yet run' * missing}", flush=True)
         if missing:
             note_missing(folder, name, there[name], str(error).removeprefix(f"{name}.ipynb: "))
         elif error:
