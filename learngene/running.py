@@ -369,7 +369,7 @@ def measure_distances(
     return dict(ancestry=folder.name, weights=fingerprint(model), data=data.name, data_fingerprint=data.fingerprint, part="validation", images=len(order),
                 image_size=data.image_size, code=code_version(), versions=versions(), finished=now(), distances=[[round(x, 5) for x in row] for row in d.tolist()])
 
-
+# %% ../nbs/10_running.ipynb #5d1a7c3e
 def known_distances(
     name: str,  # as in `measure_distances`
 ) -> dict:  # as written by `learngene distances`
