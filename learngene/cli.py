@@ -55,9 +55,11 @@ def _parser():
     p.add_argument("--workers", type=int, default=0, help="runs side by side (default: cores, or 1 on a GPU)")
     p.add_argument("--results", default="", help="folder for results (default: results/ of the checkout)")
 
-    p = command("report", _report, "Write results/PROFILE/report.html from what has been run.")
-    p.add_argument("--profile", default="digits")
-    p.add_argument("--results", default="")
+    p = command("report", _report, "Make every table and figure of a profile, and results/PROFILE/report.html, from records alone: nothing is trained, what is missing is listed.")
+    p.add_argument("--profile", default="digits", help="folder of recipes (default: digits)")
+    p.add_argument("--results", default="", help="folder for results (default: results/ of the checkout)")
+    p.add_argument("--workers", type=int, default=0, help="notebooks side by side (default: cores)")
+    p.add_argument("--page-only", action="store_true", help="only the page, from the tables and figures that are there")
 
     p = command("commit", _commit, "Move your records of a profile to its committed ones, results/PROFILE/records (for maintainers).")
     p.add_argument("--profile", default="digits")
@@ -75,6 +77,10 @@ def _parser():
     p.add_argument("--path", help="where it lies (default: $LEARNGENE_DATA/NAME)")
     p.add_argument("--max-mb", type=float, default=55, help="largest size of a shard, in MB (default: 55)")
     p.add_argument("--to", default="", help="folder to write (default: the data set's name, in the current folder)")
+
+    p = command("distances", _distances, "Measure how far the heads of an ancestry look, on validation images of its own data, and keep it with the ancestry.")
+    p.add_argument("ancestry", help="name of an ancestry of `learngene list`, or a folder")
+    p.add_argument("--images", type=int, default=1000, help="at most so many validation images (default: 1000)")
 
     p = command("list", _list, "List paper notebooks, profiles, methods, data sets and ancestries.")
     return parser
@@ -112,6 +118,10 @@ def check_parameters(path, given):
             raise ValueError(f"{Path(path).name}: {name} is {value!r}, wanted {type(known[name]).__name__}, as in {name}={known[name]!r}.")
 
 
+class NotThere(RuntimeError):
+    "A notebook lacks something: records, a recipe, images."
+
+
 def run_notebook(path, output, parameters):
     "Execute one paper notebook by papermill, with its output shown as it comes."
     import logging
@@ -130,6 +140,8 @@ def run_notebook(path, output, parameters):
         papermill.execute_notebook(str(path), str(output), parameters, kernel_name="python3", cwd=str(Path(path).parent), log_output=True,
                                    progress_bar=False, extra_arguments=["--IPKernelApp.log_level=40"])
     except papermill.PapermillExecutionError as e:
+        if e.ename in ("NotRun", "FileNotFoundError"):
+            raise NotThere(f"{Path(path).name}: {e.evalue}") from None
         raise RuntimeError(f"{Path(path).name} stopped at {e.ename}: {e.evalue} (the executed notebook, with the error in it, is {output})") from None
 
 
@@ -185,11 +197,69 @@ def _run(args):
     from .tables import Results
 
     folder, began = Results(args.profile, args.results).folder, time.time()
-    for i, (name, path) in enumerate(chosen.items(), 1):
-        print(f"({i}/{len(chosen)}) {name}", flush=True)
-        run_notebook(path, folder / "notebooks" / f"{name}.ipynb", parameters | dict(fresh=name in fresh))
+    jobs = {name: (path, folder / "notebooks" / f"{name}.ipynb", parameters | dict(fresh=name in fresh)) for name, path in chosen.items()}
+    quick = {name: job for name, job in jobs.items() if len(jobs) > 1 and _is_complete(args.profile, args.results, job)}
+    count = iter(range(1, len(jobs) + 1))
+    for name, job in jobs.items():
+        if name not in quick:
+            print(f"({next(count)}/{len(jobs)}) {name}", flush=True)
+            run_notebook(*job)
+    failed = []
+    for name, said, error in _side_by_side(quick, args.workers):
+        print(f"({next(count)}/{len(jobs)}) {name}{said}", flush=True)
+        if isinstance(error, NotThere):  # what a picture needs, beside records
+            run_notebook(*quick[name])
+        elif error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
     print(f"done in {time.time() - began:.0f} s; tables, figures and executed notebooks are in {folder}")
     print(f"read {write_report(folder)}")
+
+
+def _is_complete(profile, results, job):
+    "Has every run that a notebook shows a record?"
+    from .recipe import Sweep
+    from .tables import Results
+
+    path, _, parameters = job
+    ledger = Results(profile, results, parameters["fresh"]).ledger
+    try:
+        return all(ledger.find(recipe.key) for sweep in _sweeps(path, parameters) for _, recipe in Sweep.load(f"{profile}/{sweep}").cells())
+    except FileNotFoundError:
+        return False
+
+
+def _sweeps(path, given):
+    "Names of the sweeps that a notebook shows."
+    return [v for k, v in (parameters_of(path) | given).items() if k.startswith("sweep")]
+
+
+def _side_by_side(jobs, workers):
+    "Run notebooks that have nothing to train, as many at a time as there are cores; yields name, what it printed, and its error or None, in order."
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    if jobs:
+        with ProcessPoolExecutor(min(len(jobs), workers or os.cpu_count()), mp_context=get_context("spawn")) as pool:
+            waiting = {name: pool.submit(_replay, *job) for name, job in jobs.items()}
+            for name, future in waiting.items():
+                yield name, *future.result()
+
+
+def _replay(path, output, parameters):
+    "Run one notebook in a process of its own; what it printed, and its error or None."
+    import contextlib
+    import io
+
+    os.environ.update(LEARNGENE_REPLAY="1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        try:
+            error = run_notebook(path, output, parameters)
+        except (RuntimeError, ValueError) as e:
+            error = e
+    return "\n" * bool(said.getvalue()) + said.getvalue().rstrip(), error
 
 
 def _checked_parameters(chosen, args, results):
@@ -241,7 +311,7 @@ def _tables(args):
         for name, path in there.items():
             if args.table in (name, "all"):
                 check_parameters(path, given)
-                tables[name] = [v for k, v in (parameters_of(path) | given).items() if k.startswith("sweep")]
+                tables[name] = _sweeps(path, given)
     else:
         print(f"the paper notebooks are not here: the tables are the sweeps of profile {args.profile}")
         tables = {name: [sweep] for name, sweep in sweeps_of(args.profile).items() if args.table in (name, "all")}
@@ -286,10 +356,25 @@ def _sweep(args):
 
 def _report(args):
     _check_profile(args.profile)
-    from .report import write_report
+    from .report import note_missing, write_report
     from .tables import Results
 
-    print(write_report(Results(args.profile, args.results).folder))
+    folder = Results(args.profile, args.results).folder
+    if project_root() is None or args.page_only:
+        return print(write_report(folder))
+    parameters = dict(profile=args.profile, fresh=False, workers=1, results=str(Path(args.results).resolve()) if args.results else "")
+    there, failed = notebooks(), []
+    jobs = {name: (path, folder / "notebooks" / f"{name}.ipynb", parameters) for name, path in there.items()}
+    for i, (name, _, error) in enumerate(_side_by_side(jobs, args.workers), 1):
+        missing = isinstance(error, NotThere)
+        print(f"({i}/{len(jobs)}) {name}{': not yet run' * missing}", flush=True)
+        if missing:
+            note_missing(folder, name, there[name], str(error).removeprefix(f"{name}.ipynb: "))
+        elif error:
+            failed.append(error)
+    print(write_report(folder))
+    if failed:
+        raise failed[0]
 
 
 def _commit(args):
@@ -299,6 +384,16 @@ def _commit(args):
 
     moved = commit(Results(args.profile, args.results).ledger)
     print(f"{len(moved)} records moved")
+
+
+def _distances(args):
+    from ._files import write_atomic
+    from .ancestry import shipped
+    from .running import DISTANCES, measure_distances
+
+    found = measure_distances(args.ancestry, args.images)
+    path = write_atomic(shipped().get(args.ancestry, Path(args.ancestry)) / DISTANCES, json.dumps(found) + "\n")
+    print(f"{path}: {len(found['distances'])} layers, {found['images']} {found['part']} images of {found['data']}")
 
 
 def _list(args):

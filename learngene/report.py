@@ -29,6 +29,14 @@ def write_report(folder) -> Path:
     return write_atomic(folder / "report.html", page)
 
 
+def note_missing(folder, name, notebook, why) -> Path:
+    "Write the card of a table that cannot be made from records, in place of one that could: its notebook's title, and what is missing."
+    title = "".join(json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"][0]["source"]).splitlines()[0].removeprefix("# ")
+    why = why if "records" in why else f"{why.split(':')[0]}."
+    card = dict(name=name, title=title, caption="", text="", table=None, figure=None, not_run=why, records=dict(yours=[], committed=[], not_counted=[]))
+    return write_atomic(Path(folder) / "tables" / f"{name}.json", json.dumps(card, indent=1) + "\n")
+
+
 def _order(path):
     "Figure 1 before Figure 2 before Table 2: the paper's own order, figures first."
     digits = "".join(c for c in path.stem if c.isdigit()) or "0"

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['to_frame', 'to_curves', 'mean_sd', 'table', 'compare', 'say_difference', 'against', 'verdict', 'say_against',
-           'draw_effects', 'differences', 'judge', 'epochs_to', 'say_epochs', 'draw_curves', 'Results']
+           'draw_effects', 'differences', 'judge', 'published', 'beside_paper', 'epochs_to', 'say_epochs',
+           'draw_curves', 'Results']
 
 # %% ../nbs/11_tables.ipynb #adc1b4cb
 from ._files import project_root, write_atomic
@@ -184,7 +185,47 @@ def _holm(ps, level=0.05):
         clear[i] = True
     return clear
 
-# %% ../nbs/11_tables.ipynb #5af832ac
+# %% ../nbs/11_tables.ipynb #c1a12832
+def published(
+    name: str,  # of a paper notebook, e.g. "table8"
+) -> pd.DataFrame:  # row, column, value, unit, source
+    "What is known of one of the paper's tables or figures; no lines where nothing is. FileNotFoundError outside a checkout."
+    root = project_root()
+    if root is None:
+        raise FileNotFoundError("the paper's numbers lie in results/paper/published.csv of a checkout of the project; run this inside one.")
+    known = pd.read_csv(root / "results/paper/published.csv", dtype=dict(row=str, column=str))
+    return known[known.table == name].drop(columns="table").reset_index(drop=True)
+
+# %% ../nbs/11_tables.ipynb #fdf1e235
+def beside_paper(
+    frame,  # from `to_frame`
+    name: str,  # of the paper's table, e.g. "table8"
+    rows: str,  # label that makes the rows, called as in `published(name)`
+    columns: str | None = None,  # label that makes the columns; None = one column, whatever the paper calls it
+) -> pd.DataFrame:  # paper, ours (mean ± sd (n)), difference of the means; percent or percentage points
+    "The paper's accuracies and ours side by side; empty where the paper's is not known. ValueError for seeds that do not fit."
+    at = frame[columns].astype(str) if columns else pd.Series("", frame.index)
+    ours = {(str(row), column): group.set_index("seed").accuracy for (row, column), group in frame.groupby([frame[rows], at.rename("at")], sort=False)}
+    if not all(values.index.is_unique for values in ours.values()):
+        raise ValueError(f"a cell of {rows}{f' and {columns}' * bool(columns)} has several runs of one seed; select some of them, or name `columns`.")
+    known = published(name)
+    known = known[known.unit.isin(["%", "points"])].assign(at=known.column if columns else "").set_index(["row", "at"])
+    if known.index.has_duplicates:
+        raise ValueError(f"{name} is published for the columns {', '.join(known.column.unique())}; say by `columns` which label stands for them.")
+    for row, column in known.index[known.unit == "points"]:
+        a, _, b = row.partition(" - ")
+        if {(a, column), (b, column)} <= ours.keys():
+            if set(ours[a, column].index) != set(ours[b, column].index):
+                raise ValueError(f"{a} and {b} need the same seeds to be compared.")
+            ours[row, column] = ours[a, column] - ours[b, column]
+    lines = {key: dict(paper="", ours=mean_sd(values), difference="") for key, values in ours.items()}
+    for key in lines.keys() & set(known.index):
+        value = known.value[key]
+        lines[key] |= dict(paper=f"{value:.2f}", difference=f"{ours[key].mean() * 100 - value:+.2f}")
+    table = pd.DataFrame(lines.values(), index=pd.MultiIndex.from_tuples(lines, names=[rows, columns]))
+    return table if columns else table.droplevel(1)
+
+# %% ../nbs/11_tables.ipynb #d355ccb9
 def epochs_to(
     curves,  # from `to_curves`
     method: str,  # as labelled
@@ -195,7 +236,7 @@ def epochs_to(
     reached = mean[mean >= target - 1e-12]
     return int(reached.index[0]) if len(reached) else None
 
-# %% ../nbs/11_tables.ipynb #676fe318
+# %% ../nbs/11_tables.ipynb #9ccd0271
 def say_epochs(
     curves,  # from `to_curves`
     method: str,  # as labelled
@@ -207,7 +248,7 @@ def say_epochs(
         return f"{method} does not reach it"
     return f"{method} is there before training" if epoch == 0 else f"{method} reaches it after {epoch} epochs ({last / epoch:.1f} times fewer)"
 
-# %% ../nbs/11_tables.ipynb #5cc40c15
+# %% ../nbs/11_tables.ipynb #76cac600
 def draw_curves(
     curves,  # from `to_curves`
     ax=None,  # matplotlib axes
@@ -227,7 +268,7 @@ def draw_curves(
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
-# %% ../nbs/11_tables.ipynb #abea3d2c
+# %% ../nbs/11_tables.ipynb #cf240f0c
 class Results:
     "The results folder of a profile: its ledger, and the tables, figures and cards that are made from it."
     def __init__(
@@ -271,7 +312,7 @@ class Results:
                 figure.savefig(self.folder / f"figures/{name}.{kind}", dpi=150, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
         write_atomic(self.folder / f"tables/{name}.json", json.dumps(card, indent=1) + "\n")
 
-# %% ../nbs/11_tables.ipynb #6759ed52
+# %% ../nbs/11_tables.ipynb #0a8cc4d9
 def _origin(ledger, records):
     "File names of the records, under the shelf that each was read from or written to."
     left, found = {file_name(r): json.loads(json.dumps(r)) for r in records}, {}

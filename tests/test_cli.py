@@ -95,7 +95,7 @@ def test_refused_before_anything_is_written(capsys, tmp_path):
 
 
 def test_report_without_results(capsys, tmp_path):
-    assert "has no tables or figures yet" in fails(capsys, "report", "--results", tmp_path)
+    assert "has no tables or figures yet" in fails(capsys, "report", "--page-only", "--results", tmp_path)
 
 
 @pytest.mark.parametrize("text, says", [("name: x\nancestry: y\ntrian: {}\n", "did you mean 'train'"), ("- a\n", "wanted a mapping"), pytest.param("a: [1\n", "is not YAML")])
@@ -210,6 +210,66 @@ def test_fresh_for_some_tables(checkout, capsys, given, fresh):
 def test_fresh_for_a_table_that_is_not_there(checkout, capsys):
     assert "no table 'tabel2' (did you mean 'table2'?)" in fails(capsys, "run", "all", "--fresh", "tabel2")
     assert "it stands alone" in fails(capsys, "run", "all", "--dry-run", "--fresh", "table2")
+
+
+def test_notebooks_that_train_nothing_run_side_by_side_and_keep_their_words_together(checkout, capsys):
+    four = PARAMETERS.split("\nlr")[0]
+    for name, other in (("figure1c", "table2"), ("table2", "figure1c")):  # each waits for a sign of the other
+        wait = f"import os, time; from pathlib import Path\nPath(results, '{name}').touch()\nfor _ in range(600):\n    if Path(results, '{other}').exists(): break\n    time.sleep(0.1)\nelse: raise TimeoutError"
+        say = f"for i in range(3): print('{name} says', i, os.environ.get('LEARNGENE_REPLAY'))\nfrom learngene.tables import Results\nResults(profile, results).publish('{name}', '{name}', 'c')"
+        notebook(checkout / "nbs" / "paper" / f"{name}.ipynb", [four, wait, say])
+    (checkout / "out").mkdir()
+    out = works(capsys, "run", "all", "--workers", "2", "--results", "out")
+    words = [line.strip() for line in out.splitlines()[:8]]
+    assert words == [f"{said}" for i, name in enumerate(("figure1c", "table2"), 1) for said in (f"({i}/2) {name}", *(f"{name} says {k} 1" for k in range(3)))]
+
+
+TRAINS = "import os\nfrom learngene.running import NotRun, replay\nfrom learngene.tables import Results\nif replay(): raise NotRun('1 of 2 runs have records; missing: b, seed 0.')\nResults(profile, results).publish('table2', 'Table 2', 'c')\nprint('trained')"
+
+
+def test_what_a_replay_lacks_is_made_after_it(checkout, capsys):
+    notebook(checkout / "nbs" / "paper" / "table2.ipynb", [PARAMETERS.split("\nlr")[0], TRAINS])
+    out = works(capsys, "run", "all")
+    assert out.index("(1/2) figure1c") < out.index("(2/2) table2") < out.index("trained") < out.index("report.html")
+
+
+def test_one_failing_notebook_of_several(checkout, capsys):
+    notebook(checkout / "nbs" / "paper" / "figure1c.ipynb", [PARAMETERS.split("\nlr")[0], "raise KeyError('the reason')"])
+    assert "the reason" in fails(capsys, "run", "all")
+    assert (checkout / "results/digits/tables/table2.json").is_file(), "the others are made all the same"
+
+
+def test_a_report_is_made_from_records_alone(checkout, capsys):
+    nb = notebook(checkout / "nbs" / "paper" / "table2.ipynb", [PARAMETERS.split("\nlr")[0], TRAINS])
+    text = json.loads(nb.read_text())
+    text["cells"].insert(0, dict(cell_type="markdown", id="title", metadata={}, source=["# Table 2: three ways\n", "\n", "more"]))
+    nb.write_text(json.dumps(text))
+    out = works(capsys, "report")
+    assert "figure1c" in out and "table2: not yet run" in out and "trained" not in out
+    page = (checkout / "results/digits/report.html").read_text()
+    assert "Not yet run: 1 of 2 runs have records; missing: b, seed 0." in page and "Table 2: three ways" in page and "figure1c: it" in page
+    (checkout / "results/digits/report.html").unlink()
+    works(capsys, "report", "--page-only")
+    assert (checkout / "results/digits/report.html").read_text().count("Not yet run") == 1
+
+
+def test_a_report_lists_what_the_profile_has_no_recipe_for(checkout, capsys):
+    notebook(checkout / "nbs" / "paper" / "table2.ipynb", [PARAMETERS.split("\nlr")[0], "import learngene as lg\nlg.Sweep.load('small/absent')"])
+    works(capsys, "report", "--profile", "small")
+    assert "Not yet run: there is no recipe &#39;small/absent&#39;" in (checkout / "results/small/report.html").read_text()
+
+
+def test_a_report_says_what_went_wrong(checkout, capsys):
+    notebook(checkout / "nbs" / "paper" / "table2.ipynb", [PARAMETERS.split("\nlr")[0], "1 / 0"])
+    assert "ZeroDivisionError" in fails(capsys, "report")
+    assert "figure1c: it" in (checkout / "results/digits/report.html").read_text()
+
+
+def test_distances(capsys, tmp_path):
+    works(capsys, "train", recipe(train=dict(epochs=1), data=dict(val_fraction=0.3)).save(tmp_path / "r.yaml"), "--results", tmp_path / "led", "--save", tmp_path / "model")
+    assert "20 validation images of digits" in works(capsys, "distances", tmp_path / "model", "--images", "20")
+    assert json.loads((tmp_path / "model" / "distances.json").read_text())["images"] == 20
+    assert "does not say which data" in fails(capsys, "distances", saved_vit(tmp_path / "anc"))
 
 
 def test_a_relative_results_folder(checkout, capsys):

@@ -302,3 +302,45 @@ def test_heads_that_differ_by_layer():
     else:
         for row, n in zip(found, [2, 4, 3]):
             assert row[:n].isfinite().all()
+
+
+# --- maps
+
+@pytest.mark.parametrize("name", ["plain", "distilled", "dinov2", "qk norm", "siglip", "post norm"])
+def test_maps_are_those_of_the_model(zoo, name):
+    "Recompute the attention output of a layer from its map; eq. 4 on maps gives the distances."
+    model, kept = zoo(name), {}
+    x = pictures(model)
+    attn = model.blocks[1].attn
+    hooks = [attn.proj.register_forward_pre_hook(lambda m, args: kept.update(out=args[0])), attn.qkv.register_forward_hook(lambda m, args, out: kept.update(qkv=out))]
+    with torch.no_grad():
+        model.forward_features(x)
+    for h in hooks:
+        h.remove()
+    A, first = density.attention_maps(model, x, [1, 0])
+    v = kept["qkv"].view(*kept["qkv"].shape[:2], 3, attn.num_heads, attn.head_dim)[:, :, 2].transpose(1, 2)
+    torch.testing.assert_close((A @ v).transpose(1, 2).flatten(2), kept["out"], rtol=1e-4, atol=1e-5)
+    p, T = slice(model.num_prefix_tokens, None), density.patch_distances(model.patch_embed.grid_size, model.patch_embed.patch_size)
+    by_hand = torch.stack([(a[:, :, p, p] * T).sum(-1).mean((0, 2)) for a in (first, A)])
+    torch.testing.assert_close(by_hand, density.mean_attention_distance(model, x)[:2], rtol=1e-4, atol=1e-4)
+
+
+def test_maps_of_chosen_layers_and_manners(zoo):
+    model = zoo("plain").train()
+    x = pictures(model)
+    every = density.attention_maps(model, x)
+    assert len(every) == len(model.blocks) and model.training and not any(b.attn.qkv._forward_hooks for b in model.blocks)
+    last, last_again = density.attention_maps(model, x, [-1, len(every) - 1])
+    assert torch.equal(last, every[-1]) and torch.equal(last, last_again)
+    with pytest.raises(IndexError):
+        density.attention_maps(model, x, [len(every)])
+
+
+def test_head_differences():
+    maps = torch.rand(2, 3, 5, 5)
+    maps = maps / maps.sum(-1, keepdim=True)
+    d = density.head_differences(maps)
+    by_hand = torch.tensor([[float((maps[:, a] - maps[:, b]).abs().sum(-1).mean() / 2) for b in range(3)] for a in range(3)])
+    torch.testing.assert_close(d, by_hand, rtol=1e-5, atol=1e-6)
+    apart = torch.stack([torch.eye(5), torch.eye(5).roll(1, 0)])[None]
+    assert density.head_differences(apart)[0, 1] == 1

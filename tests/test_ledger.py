@@ -252,3 +252,21 @@ def test_folders_are_replaced_whole_or_not_at_all(tmp_path):
     with pytest.raises(ValueError, match="is a file"):
         with atomic_folder(tmp_path / "file"):
             pass
+
+
+# --- what was looked at lies beside the record
+
+def test_what_is_beside_a_record_moves_and_goes_with_it(tmp_path):
+    ledger = Ledger(tmp_path)
+    mine = ledger.add(record(accuracy=0.1))
+    assert ledger.places(record(accuracy=0.1)) == [mine] and ledger.places(record(accuracy=0.2)) == []
+    mine.with_suffix(L.SEEN).write_text("of the first run")
+    mine = ledger.add(record(accuracy=0.2))
+    assert not mine.with_suffix(L.SEEN).exists(), "it was of the record before"
+    mine.with_suffix(L.SEEN).write_text("of the second")
+    commit(ledger)
+    assert sorted(p.name for p in (tmp_path / "records").iterdir()) == [mine.name, mine.with_suffix(L.SEEN).name] and not list((tmp_path / "local").iterdir())
+    assert ledger.places(record(accuracy=0.2)) == [tmp_path / "records" / mine.name] and len(list(ledger)) == 1
+    ledger.add(record(accuracy=0.3))
+    commit(ledger)
+    assert [p.name for p in (tmp_path / "records").iterdir()] == [mine.name]

@@ -51,7 +51,8 @@ def test_paper_notebooks_run_and_then_render_from_records(tmp_path, monkeypatch,
     wanted = {recipe.key for sweep in sum(sweeps.values(), []) for _, recipe in Sweep.load(f"smoke/{sweep}").cells()}
     assert {record.stem.rsplit("-", 1)[-1] for record in records} == wanted
     for record in records:  # a modified tree sets its records aside; put them where tables look, to render from them
-        os.replace(record, tmp_path / "smoke" / "local" / record.name)
+        for file in record.parent.glob(f"{record.stem}.*"):  # and what was looked at, beside it
+            os.replace(file, tmp_path / "smoke" / "local" / file.name)
     cards = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "smoke" / "tables").glob("*.json")}
     assert set(cards) == set(notebooks())
     tables = {p.name: p.read_bytes() for p in (tmp_path / "smoke" / "tables").glob("*.csv")}

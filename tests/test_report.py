@@ -146,3 +146,16 @@ def test_a_damaged_record_is_an_error_and_the_old_report_stays(results):
     with pytest.raises(ValueError, match="truncated"):
         write_report(results.folder)
     assert (results.folder / "report.html").read_bytes() == old
+
+
+def test_what_is_missing_takes_the_place_of_what_was_there(results, tmp_path):
+    from learngene.report import note_missing
+
+    notebook = tmp_path / "t.ipynb"
+    notebook.write_text(json.dumps(dict(cells=[dict(cell_type="markdown", source=["# T & co\n", "\n", "> x"])])))
+    results.publish("t", "Old", "c", table=pd.DataFrame(dict(a=[12345])))
+    note_missing(results.folder, "t", notebook, "2 of 10 runs have records; missing: x, seed 0; and 7 more.")
+    p = page(results)
+    assert "T & co" in p.text and "Not yet run: 2 of 10 runs have records; missing: x, seed 0; and 7 more." in p.text and "12345" not in p.text
+    note_missing(results.folder, "t", notebook, "there is no recipe 'a/b': give one of c, d.")
+    assert "Not yet run: there is no recipe 'a/b'." in page(results).text

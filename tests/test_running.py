@@ -437,3 +437,83 @@ def test_no_time_left_to_train(tmp_path, ancestry, home):
     with pytest.raises(Paused, match="before it began to train"):
         run(recipe(ancestry), Ledger(tmp_path / "a"), home=tmp_path / "mine", cadence=Cadence(until=0.0))
     assert not (tmp_path / "a").exists() and not (tmp_path / "mine").exists()
+
+
+# --- replay
+
+def test_a_replay_trains_nothing(tmp_path, ancestry, monkeypatch):
+    ledger, (one, two) = Ledger(tmp_path / "ledger"), (recipe(ancestry, seed=s, train=dict(epochs=1)) for s in (0, 1))
+    record = run(one, ledger)
+    monkeypatch.setenv("LEARNGENE_REPLAY", "1")
+    before = files(tmp_path)
+    assert R.run_all([one], ledger, 1) == [record] and run(one, ledger) == record
+    with pytest.raises(R.NotRun, match="1 of 2 runs have records; missing: tiny, seed 1"):
+        R.run_all([one, two], ledger, 1)
+    for refused in (lambda: run(two, ledger), lambda: run(one, ledger, again=True), lambda: R.find_ancestry("digits/ancestry", home=tmp_path / "h")):
+        with pytest.raises(R.NotRun, match="trains nothing"):
+            refused()
+    assert files(tmp_path) == before
+    monkeypatch.setenv("LEARNGENE_REPLAY", "0")
+    assert not R.replay() and len(R.run_all([one, two], ledger, 1, say=print)) == 2
+
+
+def test_payload_of(tmp_path, ancestry, monkeypatch):
+    r = recipe(ancestry, method=LEARNGENE)
+    payload, data = R.payload_of(r)
+    assert str(payload) == run(r, Ledger(tmp_path / "ledger"))["meta_info"]["payload"] and len(data.classes) == 10
+    absent = [recipe(ancestry, method=LEARNGENE, data=dict(name="parquet:nowhere")), dataclasses.replace(r, ancestry=str(tmp_path / "x" / "y"))]
+    for a in absent:
+        with pytest.raises(FileNotFoundError):
+            R.payload_of(a)
+    monkeypatch.setenv("LEARNGENE_REPLAY", "1")
+    assert [R.payload_of(a) for a in absent] == [(None, None)] * 2
+
+
+# --- looking at models
+
+def scores(model, images):
+    with torch.no_grad():
+        return dict(scores=model(images[:3]))
+
+
+def test_watch_reads_what_it_kept(tmp_path, ancestry, monkeypatch):
+    ledger, r = Ledger(tmp_path / "ledger"), recipe(ancestry, method=LEARNGENE, shape=dict(depth=2, heads=3))
+    first = run(r, ledger, save=tmp_path / "model")
+    record, seen = R.watch(r, ledger, scores)
+    assert record["meta_info"]["weights"] == first["meta_info"]["weights"] and sorted(seen) == ["ancestry.scores", "start.scores", "trained.scores"]
+    data = lg.load_data(r.data)
+    x = torch.stack([data.val[i][0] for i in range(len(data.val))])
+    for when, model in dict(ancestry=load_vit(ancestry), start=R.start(r, data)[0], trained=load_vit(tmp_path / "model")).items():
+        torch.testing.assert_close(scores(model.eval(), x)["scores"], seen[f"{when}.scores"])
+    monkeypatch.setenv("LEARNGENE_REPLAY", "1")
+    again, read = R.watch(r, ledger, lambda model, images: 1 / 0)
+    assert again == record and all(torch.equal(read[k], seen[k]) for k in seen) and read.keys() == seen.keys()
+
+
+def test_watch_does_not_take_what_is_of_other_weights(tmp_path, ancestry, monkeypatch):
+    ledger, r = Ledger(tmp_path / "ledger"), recipe(ancestry, train=dict(epochs=1))
+    record, _ = R.watch(r, ledger, scores)
+    (path,) = ledger.places(record)
+    record["meta_info"]["weights"] = "0" * 16
+    path.write_text(json.dumps(record))
+    monkeypatch.setenv("LEARNGENE_REPLAY", "1")
+    with pytest.raises(R.NotRun):
+        R.watch(r, ledger, scores)
+
+
+def test_distances_come_with_an_ancestry(tmp_path):
+    trained_by = run(recipe(train=dict(epochs=1), data=dict(val_fraction=0.3)), Ledger(tmp_path / "ledger"), save=tmp_path / "model")
+    with pytest.raises(FileNotFoundError, match="learngene distances"):
+        R.known_distances(tmp_path / "model")
+    found = R.measure_distances(tmp_path / "model", images=30)
+    assert found["weights"] == trained_by["meta_info"]["weights"] and found["data_fingerprint"] == trained_by["meta_info"]["data_fingerprint"] and (found["part"], found["images"]) == ("validation", 30)
+    (tmp_path / "model" / R.DISTANCES).write_text(json.dumps(found))
+    assert R.known_distances(tmp_path / "model") == found and len(found["distances"]) == len(load_vit(tmp_path / "model").blocks)
+    (tmp_path / "model" / R.DISTANCES).write_text(json.dumps(found | dict(weights="x")))
+    with pytest.raises(ValueError, match="other weights"):
+        R.known_distances(tmp_path / "model")
+
+
+def test_distances_of_a_model_without_a_record(ancestry):
+    with pytest.raises(ValueError, match="does not say which data"):
+        R.measure_distances(ancestry)

@@ -1,6 +1,7 @@
 "Tables: numbers against scipy and by hand, and what is published of them."
 import json
 import math
+from pathlib import Path
 
 import matplotlib
 
@@ -265,3 +266,50 @@ def test_verdicts(columns, verdict):
 def test_find_runs_nothing(tmp_path):
     cells, records, n = T.Results("smoke", tmp_path).find("table2")
     assert (cells, records) == ([], []) and n == 12 and not list(tmp_path.rglob("*.json"))
+
+
+# --- the paper's numbers
+
+def test_published_numbers_have_sources_and_are_sane():
+    import csv
+
+    with open(Path(__file__).parents[1] / "results/paper/published.csv", encoding="utf-8", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert list(rows[0]) == ["table", "row", "column", "value", "unit", "source"] and all(all(r.values()) for r in rows)
+    assert len({(r["table"], r["row"], r["column"]) for r in rows}) == len(rows)
+    assert all(math.isfinite(float(r["value"])) for r in rows) and {r["unit"] for r in rows} >= {"%", "points", "M", "G", "times", "images"}
+
+
+@pytest.mark.parametrize("table, row, column, value", [
+    ("table8", "10", "cifar100", 85.38), ("table8", "100", "cifar100", 80.45), ("table1", "DeiT-B, 12 heads, 12 layers", "parameters", 64.385), ("table2", "cluster-learngene - auto-learngene", "inat2019", 11.17),
+    ("figure4", "cluster-learngene, DeiT-S", "accuracy", 78.43), ("figure8", "from-scratch / cluster-learngene", "cost of training, DeiT-S", 4.0), ("table9", "incrementing - decrementing", "accuracy", 1.45),
+])
+def test_published(table, row, column, value):
+    known = T.published(table).set_index(["row", "column"])
+    assert known.value[row, column] == value and known.source[row, column]
+
+
+def test_published_of_what_is_not_known(monkeypatch):
+    assert T.published("table5").empty and list(T.published("table5")) == ["row", "column", "value", "unit", "source"]
+    monkeypatch.setattr(T, "project_root", lambda: None)
+    with pytest.raises(FileNotFoundError, match="results/paper/published.csv of a checkout"):
+        T.published("table8")
+
+
+def test_beside_paper():
+    frame = pd.DataFrame([dict(eps=e, seed=s, accuracy=a + s / 100) for e, a in ((1, 0.80), (10, 0.85), (30, 0.84)) for s in (0, 1)])
+    side = T.beside_paper(frame, "table8", "eps")
+    assert list(side.index) == ["1", "10", "30"] and list(side.columns) == ["paper", "ours", "difference"]
+    assert list(side.loc["1"]) == ["85.27", "80.50 ± 0.71 (2)", "-4.77"] and list(side.loc["30"]) == ["", "84.50 ± 0.71 (2)", ""]
+    assert list(T.beside_paper(frame, "table5", "eps").paper) == ["", "", ""]
+    with pytest.raises(ValueError, match="several runs of one seed"):
+        T.beside_paper(pd.concat([frame, frame]), "table8", "eps")
+
+
+def test_beside_paper_of_a_difference_is_paired():
+    accuracies = {("cluster-learngene", "25 %"): [0.9, 0.7], ("from-scratch", "25 %"): [0.8, 0.5], ("cluster-learngene", "100 %"): [0.9, 0.9]}
+    frame = pd.DataFrame([dict(method=m, images=i, seed=s, accuracy=a) for (m, i), values in accuracies.items() for s, a in enumerate(values)])
+    side = T.beside_paper(frame.sample(frac=1, random_state=0), "table3", "method", "images")
+    assert list(side.loc["cluster-learngene - from-scratch", "25 %"]) == ["7.09", "15.00 ± 7.07 (2)", "+7.91"] and len(side) == 4
+    with pytest.raises(ValueError, match="same seeds"):
+        T.beside_paper(frame[(frame.seed == 0) | (frame.method == "from-scratch")], "table3", "method", "images")
