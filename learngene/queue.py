@@ -12,7 +12,7 @@ from . import recipe as recipes
 from . import running, train
 from ._files import atomic_folder, read_config, write_atomic
 from .ancestry import shipped
-from .ledger import Ledger, code_version, file_name, read_record, source_digest
+from .ledger import SEEN, Ledger, code_version, file_name, read_record, source_digest
 from .recipe import Recipe, Sweep, find_recipe
 from .vit import FORMAT
 
@@ -390,10 +390,17 @@ def _merge_record(path, record, ledger):
     dirty = sorted((ledger.folder / "local" / "dirty").glob(f"*-{record['run_info']['key']}.json"))
     present = read_record(dirty[0]) if shelf and dirty else None if shelf else ledger.find(record["run_info"]["key"])
     if present is None:
-        return "record" if not shelf else "uncounted record", partial(ledger.add, record)
+        return "record" if not shelf else "uncounted record", partial(_add, path, record, ledger)
     if _without_code(present, record) != _without_code(record, record):
         raise ValueError(f"{path} and {file_name(present)} in {ledger.folder} are different records of the same run; keep one of them, and merge again. Nothing was merged.")
     return "already here", None
+
+
+def _add(path, record, ledger):
+    "Add a record that was read from `path`, with what lies beside it there."
+    there = ledger.add(record)
+    if path.with_suffix(SEEN).is_file():
+        shutil.copyfile(path.with_suffix(SEEN), there.with_suffix(SEEN))
 
 
 def _without_code(record, brought):

@@ -307,6 +307,7 @@ def begin(out):
 @pytest.mark.parametrize("part, profile", [("", None), ("mini", None), ("mini/local", None), ("mini/local", "mini")])
 def test_merge_and_go_on(elsewhere, tmp_path, part, profile):
     here = tmp_path / "here"
+    next((elsewhere / "mini" / "local").glob("*.json")).with_suffix(".safetensors").write_bytes(b"what was looked at")
     line = queue.merge(elsewhere / part, here, profile)
     assert "3 records" in line and "1 ancestry," in line and "1 checkpoint" in line and "\n" not in line
     assert files(here) == files(elsewhere)
