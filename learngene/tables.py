@@ -172,7 +172,7 @@ def judge(
     clear = _holm([c["p"] for c in each])
     better, worse = (sum(ok and sign * c["difference"] > 0 for ok, c in zip(clear, each)) for sign in (1, -1))
     ahead = whole["low"] > 0
-    verdict = "holds" if ahead and not worse else "holds in part" if ahead or better else "does not hold"
+    verdict = "holds" if ahead and not worse and 2 * better >= len(each) else "holds in part" if ahead or better else "does not hold"
     return whole | dict(better=better, worse=worse, comparisons=len(each), verdict=verdict)
 
 

@@ -257,7 +257,7 @@ CLEAR, NOISE = [1.0, 1.1, 0.9, 1.05], [0.5, -0.5, 0.4, -0.4]
 
 
 @pytest.mark.parametrize("columns, verdict", [
-    ([CLEAR], "holds"), ([CLEAR, NOISE], "holds"), ([NOISE], "does not hold"), ([[-x for x in CLEAR]], "does not hold"),
+    ([CLEAR], "holds"), ([CLEAR, NOISE], "holds"), ([[5 * x for x in CLEAR], NOISE, NOISE[::-1]], "holds in part"), ([NOISE], "does not hold"), ([[-x for x in CLEAR]], "does not hold"),
     ([CLEAR, [-x for x in CLEAR]], "holds in part"), ([[5 * x for x in CLEAR], [-x for x in CLEAR]], "holds in part"), ([[0.0] * 4], "does not hold")])
 def test_verdicts(columns, verdict):
     assert T.judge(pd.DataFrame(columns).T)["verdict"] == verdict
