@@ -201,41 +201,41 @@ class Augment:
                     raise ValueError(f"{type(t).__name__} is not done in batches")
         self.size = (self.crop or self.fixed[-1]).size[0]
 
-    def prepare(self, image):
-        "What is done to an image once, (H, W, C)."
-        for t in self.fixed:
-            image = t(image)
-        if not self.fixed:
-            image.thumbnail((4 * self.size, 4 * self.size), Image.BICUBIC)
-        pixels = np.asarray(image)
-        return pixels.reshape(*pixels.shape[:2], -1)
-
     def __call__(self, pixels, sizes, dice=None):
         "uint8 (B, H, W, C) on a device, and heights and widths (B, 2) on the processor, to normalised (B, C, size, size)."
-        device = pixels.device
-        if self.mean.device != device:
-            self.mean, self.std = self.mean.to(device), self.std.to(device)
-        x = self._cropped(pixels, sizes.float(), dice)
+        self.mean, self.std = self.mean.to(pixels.device), self.std.to(pixels.device)
+        x = _cropped(self, pixels, sizes.float(), dice)
         if self.colours:
             x = _recoloured(x, self.colours, dice)
         x = (x.float() / 255 - self.mean) / self.std
         return _erased(x, self.erase, dice) if self.erase else x
 
-    def _cropped(self, pixels, sizes, dice):
-        flip, zero = dice.draw(len(pixels), 1)[:, 0] < self.flip if self.flip else torch.zeros(len(pixels), dtype=bool), torch.zeros_like(sizes)
-        if self.crop is None:
-            x = pixels.permute(0, 3, 1, 2)
-            return torch.where(_send(flip, x.device)[:, None, None, None], x.flip(3), x) if self.flip else x
-        if isinstance(self.crop, transforms.RandomCrop):
-            room = sizes + 2 * self.crop.padding - self.size
-            box = torch.cat([(dice.draw(len(pixels), 2) * (room + 1)).floor() - self.crop.padding, zero + self.size], 1)
-            bounds = torch.cat([zero, sizes], 1)
-        else:
-            box = bounds = _resized_boxes(dice.draw(len(pixels), 22), *sizes.T, self.crop.scale, self.crop.ratio)
-        box, bounds, flip = (_send(t, pixels.device) for t in (box, bounds, flip))
-        return _crop(pixels, box, bounds, flip, self.size)
-
 # %% ../nbs/15_device.ipynb #d90e6a23
+def _moved_in(augment, image):
+    "What is done to a PIL image once; (H, W, C)."
+    for t in augment.fixed:
+        image = t(image)
+    if not augment.fixed:
+        image.thumbnail((4 * augment.size, 4 * augment.size), Image.BICUBIC)
+    pixels = np.asarray(image)
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _cropped(augment, pixels, sizes, dice):
+    "Crop and flip; uint8 (B, C, size, size)."
+    n, size, crop = len(pixels), augment.size, augment.crop
+    flip = dice.draw(n, 1)[:, 0] < augment.flip if augment.flip else torch.zeros(n, dtype=bool)
+    if crop is None:
+        x = pixels.permute(0, 3, 1, 2)
+        return torch.where(_send(flip, x.device)[:, None, None, None], x.flip(3), x) if augment.flip else x
+    if isinstance(crop, transforms.RandomCrop):
+        corner = (dice.draw(n, 2) * (sizes + 2 * crop.padding - size + 1)).floor() - crop.padding
+        box, bounds = torch.cat([corner, torch.full_like(corner, size)], 1), torch.cat([torch.zeros_like(sizes), sizes], 1)
+    else:
+        box = bounds = _resized_boxes(dice.draw(n, 22), *sizes.T, crop.scale, crop.ratio)
+    return _crop(pixels, *(_send(t, pixels.device) for t in (box, bounds, flip)), size)
+
+# %% ../nbs/15_device.ipynb #8fac0f89
 def _known(colours):
     "RandAugment, if all it does can be done here."
     missing = [op.name for op in colours.ops if not _operation(op.name) or op.level_fn and op.name not in _LEVELS]
@@ -273,7 +273,7 @@ def _erased(x, erase, dice):
     tall, wide = ((at >= start[:, None]) & (at < (start + extent)[:, None]) for at, start, extent in ((rows, top, tall), (columns, left, wide)))
     return torch.where(tall[:, None, :, None] & wide[:, None, None, :], dice.noise(x), x)
 
-# %% ../nbs/15_device.ipynb #4874c50c
+# %% ../nbs/15_device.ipynb #877f71c4
 class DeviceImages:
     "One part of a data set on a device, and its transform for batches."
     def __init__(
@@ -283,7 +283,7 @@ class DeviceImages:
     ):
         self.augment, self.labels = Augment(images.transform), images.labels
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            pixels = list(pool.map(lambda i: self.augment.prepare(images.images[int(i)]), images.index))
+            pixels = list(pool.map(lambda i: _moved_in(self.augment, images.images[int(i)]), images.index))
         self.sizes = torch.tensor([p.shape[:2] for p in pixels]).view(-1, 2)
         room = np.zeros((len(pixels), *(self.sizes.amax(0).tolist() if pixels else (0, 0)), pixels[0].shape[2] if pixels else 0), np.uint8)
         for place, p in zip(room, pixels):
@@ -303,7 +303,7 @@ class DeviceImages:
         there = _send(index, self.pixels.device)
         return self.augment(self.pixels[there], self.sizes[index], dice), self.targets[there]
 
-
+# %% ../nbs/15_device.ipynb #a950f550
 class DeviceBatches:
     "In place of a DataLoader: the batches that a sampler has left in its epoch, made on the device."
     def __init__(
@@ -318,7 +318,7 @@ class DeviceBatches:
         for step, index in enumerate(b, b.first):
             yield self.images.batch(index, Dice(b.seed, b.epoch, step, b.rank, b.world, self.images.pixels.device))
 
-# %% ../nbs/15_device.ipynb #2f4606ee
+# %% ../nbs/15_device.ipynb #5d209925
 ENGINES = ("auto", "device", "loader")
 
 
@@ -349,6 +349,6 @@ def _unfit(data, device):
         except ValueError as e:
             return str(e)
         some = part.index[np.linspace(0, len(part) - 1, 50).astype(int)] if len(part) else []
-        shapes = np.array([augment.prepare(part.images[int(i)]).shape for i in some]).reshape(-1, 3)
+        shapes = np.array([_moved_in(augment, part.images[int(i)]).shape for i in some]).reshape(-1, 3)
         needed += len(part) * int(shapes.max(0).prod()) if len(part) else 0
     return f"the images take {needed / 2**30:.1f} GiB, more than the {limit / 2**30:.1f} GiB set aside for them" if needed > limit else None

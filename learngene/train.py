@@ -387,6 +387,7 @@ def fit(
     AcceleratorState._reset_state()  # a new precision may be asked for in the same process
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(recipe.train.precision, recipe.train.precision), cpu=cpu_group(),
                               dynamo_backend="inductor" if compile else None)
+    accelerator.wait_for_everyone()  # the first of several processes may still be writing what all are to read
     state = load_checkpoint(folder, recipe.key, accelerator.print) if folder else None
     result = Fit([], device=_device_name(accelerator.device), processes=accelerator.num_processes, micro_batch=recipe.train.micro_batch,
                  engine=_engine(engine, state, data, accelerator.device), compiled=accelerator.state.dynamo_plugin.backend != DynamoBackend.NO, deterministic=deterministic)
@@ -402,7 +403,7 @@ def fit(
     accelerator.free_memory()
     return result
 
-
+# %% ../nbs/08_train.ipynb #a6abf3e6
 def _engine(asked, state, data, device):
     "The engine of a run, which is the one it was begun with."
     begun = state and state["result"].get("engine", "loader")
