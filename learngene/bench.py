@@ -30,7 +30,7 @@ MODELS = {  # of the density pass: name -> (arguments of timm.create_model, imag
 }
 VIT = dict(img_size=64, patch_size=8, num_classes=100)
 TRAINED = {  # of the training step: device -> (images, batch, precision, {name: arguments of timm's VisionTransformer})
-    "cpu": (256, 64, "fp32", {"vit_pico_p8_64": VIT | dict(embed_dim=96, depth=12, num_heads=8)}),
+    "cpu": (128, 32, "fp32", {"vit_pico_p8_64": VIT | dict(embed_dim=96, depth=12, num_heads=8)}),
     "cuda": (51200, 1024, "bf16", {"vit_tiny_p8_64": VIT | dict(embed_dim=192, depth=12, num_heads=3), "vit_small_p8_64": VIT | dict(embed_dim=384, depth=12, num_heads=6)}),
 }
 HOW = {  # what takes part in training, and how `fit` is called
@@ -92,23 +92,26 @@ def timms(model, recipe, data, workers, device):
     from timm.optim import create_optimizer_v2
     from timm.scheduler import CosineLRScheduler
 
+    from .data import _mend
     from .train import _peak_memory_mb
 
-    a, t, cuda = recipe.augment, recipe.train, device.type == "cuda"
+    a, spec, cuda = recipe.augment, recipe.train, device.type == "cuda"
     if cuda:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.benchmark = True
-    mixup = FastCollateMixup(mixup_alpha=a.mixup, cutmix_alpha=a.cutmix, label_smoothing=t.label_smoothing, num_classes=len(data.classes))
+    mixup = FastCollateMixup(mixup_alpha=a.mixup, cutmix_alpha=a.cutmix, label_smoothing=spec.label_smoothing, num_classes=len(data.classes))
     loader = create_loader(
-        data.train, (3, data.image_size, data.image_size), t.batch_size, is_training=True, re_prob=a.erasing, re_mode="pixel", scale=(a.scale_min, 1.0), hflip=a.hflip,
+        data.train, (3, data.image_size, data.image_size), spec.batch_size, is_training=True, re_prob=a.erasing, re_mode="pixel", scale=(a.scale_min, 1.0), hflip=a.hflip,
         color_jitter=None, auto_augment=a.rand_augment, interpolation="bicubic", mean=data.mean, std=data.std, num_workers=workers, collate_fn=mixup, device=device,
         persistent_workers=workers > 0)
+    for t in data.train.transform.transforms:
+        _mend(t)  # what timm asks of Posterize Pillow refuses once in several hundred images
     model, loss_of = model.to(device).train(), SoftTargetCrossEntropy()
-    optimizer = create_optimizer_v2(model, opt="adamw", lr=t.lr, weight_decay=t.weight_decay)
-    schedule, seconds = CosineLRScheduler(optimizer, t.epochs * len(loader), warmup_t=len(loader), t_in_epochs=False), []
-    for epoch in range(t.epochs):
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=spec.lr, weight_decay=spec.weight_decay)
+    schedule, seconds = CosineLRScheduler(optimizer, spec.epochs * len(loader), warmup_t=len(loader), t_in_epochs=False), []
+    for epoch in range(spec.epochs):
         start = time.perf_counter()
         for step, (x, y) in enumerate(loader):
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=t.precision == "bf16"):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=spec.precision == "bf16"):
                 loss = loss_of(model(x), y)
             loss.backward()
             optimizer.step()
@@ -168,6 +171,7 @@ def bench_training(kind, rounds, workers, epochs=3):
         for _ in range(rounds):
             for who in taking_part:
                 found[who].append(_alone(train_once, (who, arguments, kind, workers, threads, epochs)))
+                print(f"{name}, {who}: {found[who][-1][0]:.1f} images/s", flush=True)
         speed = {who: statistics.median(s for s, _ in runs) for who, runs in found.items()}
         flops = 3 * count_flops(VisionTransformer(**arguments))  # backward costs twice what forward does
         for who, runs in found.items():

@@ -239,12 +239,11 @@ def _with_teacher(loss_of, model, device):
     return lambda logits, y, x: distillation(logits, x, loss_of(logits, y))
 
 
-def _optimizer(recipe, model, steps_per_epoch):
+def _optimizer(recipe, model, steps_per_epoch, fused=None):
     "(optimizer, schedule) with the learning rate scaled to the batch."
     t = recipe.train
     lr = t.lr * t.batch_size / t.lr_batch if t.lr_batch else t.lr
-    fused = dict(fused=True) if next(model.parameters()).device.type == "cuda" else {}  # one kernel for all parameters
-    optimizer = create_optimizer_v2(model, opt="adamw", lr=lr, weight_decay=t.weight_decay, **fused)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=lr, weight_decay=t.weight_decay, **(dict(fused=True) if fused else {}))
     total = max(2, t.epochs * steps_per_epoch)
     schedule = CosineLRScheduler(optimizer, total, lr_min=min(t.min_lr, lr), warmup_t=min(t.warmup_epochs * steps_per_epoch, total - 1),
                                  warmup_lr_init=min(t.warmup_lr, lr), t_in_epochs=False)
@@ -464,7 +463,7 @@ def _prepare(model, data, recipe, accelerator, result):
         raise ValueError(f"Mixup needs an even number of images a process, here it is {batches.batch_size // world}; change train.batch_size.")
     set_drop_path(model, t.drop_path)
     model.train().to(accelerator.device)
-    optimizer, schedule = _optimizer(recipe, model, len(batches))
+    optimizer, schedule = _optimizer(recipe, model, len(batches), fused=accelerator.device.type == "cuda")
     ema, average = (copy.deepcopy(model), get_ema_multi_avg_fn(t.ema)) if t.ema else (None, None)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     loss_of = _with_teacher(loss_of, model, accelerator.device)

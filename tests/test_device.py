@@ -453,4 +453,16 @@ def test_compiled_training_agrees():
 
 def test_compiling_by_the_environment(monkeypatch):
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
-    assert train(recipe(train=dict(epochs=1)))[1].compiled
+    model, done = train(recipe(train=dict(epochs=1, precision="bf16")))
+    assert done.compiled and "forward" not in model.__dict__ and model.cpu()(torch.randn(2, 1, 8, 8)).dtype == torch.float32
+
+
+def test_adamw_is_one_kernel_on_a_gpu(monkeypatch):
+    "The same optimiser, fused; here PyTorch's fused kernel for processors stands in for the GPU's."
+    r, plain, fused = recipe(), vit(), vit()
+    optimizers = [T._optimizer(r, plain, 4)[0], T._optimizer(r, fused, 4, fused=True)[0]]
+    for model, optimizer in zip((plain, fused), optimizers):
+        model(torch.ones(2, 1, 8, 8)).square().sum().backward()
+        optimizer.step()
+    assert [o.defaults.get("fused") for o in optimizers] == [None, True]
+    assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(plain.parameters(), fused.parameters()))
