@@ -4,7 +4,8 @@ Training: images a second of `fit` with images on the device and image by image,
 images, batch and precision, and of `fit` on one batch that lies on the device, which is as fast as it could be. Each is measured in a process
 of its own, after an epoch to warm up; they take turns, so a busy machine slows them alike.
 
-Building: seconds and memory to inherit from an ancestry of DeiT-B's size, and to refit a descendant of DeiT-S's size on 512 images.
+Building: seconds and memory to inherit from an ancestry of DeiT-B's size, and to refit a descendant of DeiT-S's size on 512 images (parts
+"inherit" and "refit").
 
 Density: the pass beside the same model's plain forward pass, and beside the usual way to read attention: fused kernels off, the attention
 matrices kept by hooks and reduced afterwards.
@@ -211,7 +212,7 @@ def inherit_once(threads):
         start = time.perf_counter()
         child = inherit(learngene, depth=6, heads=6)
         times.append(time.perf_counter() - start)
-    return dict(what="inherit", ancestry="deit_base_patch16_224", ancestry_params=count_params(ancestry), child_params=count_params(child), images=0,
+    return dict(ancestry="deit_base_patch16_224", ancestry_params=count_params(ancestry), child_params=count_params(child), images=0,
                 seconds=round(statistics.median(times), 3), peak_memory_mb=round(_peak_memory_mb(cpu)), more_than_before_mb=round(_peak_memory_mb(cpu) - before))
 
 
@@ -234,7 +235,7 @@ def refit_once(threads, kind):
     child = merge(inherit(learngene, depth=12, heads=3)).eval()
     images, before = torch.randn(512, 3, 224, 224), _peak_memory_mb(device)
     report = refit(child.to(device), ancestry.to(device), images)
-    return dict(what="refit", ancestry="deit_small_patch16_224", ancestry_params=count_params(ancestry), child_params=count_params(child), images=512,
+    return dict(ancestry="deit_small_patch16_224", ancestry_params=count_params(ancestry), child_params=count_params(child), images=512,
                 seconds=round(report.seconds, 1), peak_memory_mb=round(_peak_memory_mb(device)), more_than_before_mb=round(_peak_memory_mb(device) - before))
 
 
@@ -295,7 +296,7 @@ def bench_density(name, kwargs, images, repeats, device):
 def main(argv=None):
     "Run the benchmarks and write results/bench/PART-DEVICE-torchVERSION.csv for each part."
     parser = argparse.ArgumentParser(prog="learngene.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="training,building,density", help="which of these (default: all)")
+    parser.add_argument("--parts", default="training,inherit,refit,density", help="which of these (default: all)")
     parser.add_argument("--repeats", type=int, default=7, help="passes of the density (default: 7)")
     parser.add_argument("--rounds", type=int, default=3, help="turns that each takes in training (default: 3)")
     parser.add_argument("--workers", type=int, help="processes that load images, timm's and ours (default: the cores beside a GPU, else 0)")
@@ -306,7 +307,8 @@ def main(argv=None):
     workers = args.workers if args.workers is not None else os.cpu_count() if kind == "cuda" else 0
     parts = dict(
         training=lambda: bench_training(kind, args.rounds, workers),
-        building=lambda: [_alone(inherit_once, threads), _alone(refit_once, threads, kind)],
+        inherit=lambda: [_alone(inherit_once, threads)],
+        refit=lambda: [_alone(refit_once, threads, kind)],
         density=lambda: [bench_density(name, kwargs, images, args.repeats, torch.device(kind)) for name, (kwargs, images) in MODELS.items()])
     for part in args.parts.split(","):
         if part not in parts:
