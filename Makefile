@@ -32,7 +32,7 @@ reproduce-full: setup  ## the same with every run made on this machine, about th
 ancestry: setup  ## train the digits ancestry again (eight minutes on one core) into results/ancestry
 	$(BIN)/learngene train digits/ancestry --again --save results/ancestry/local/vit_nano_p2_8.digits --results results/ancestry
 
-bench: setup  ## speed: the density pass beside a plain forward pass, and building a descendant
+bench: setup  ## speed: training beside timm's loop, building a descendant, the density pass; tables in results/bench
 	$(BIN)/python -m learngene.bench
 
 test: setup  ## every check: style, notebooks in step with the library, lessons, unit tests

@@ -48,12 +48,14 @@ def _parser():
     p.add_argument("--save", help="folder for the trained model")
     p.add_argument("--results", default="", help="folder of the ledger (default: results/runs of the checkout)")
     p.add_argument("--again", action="store_true", help="run even if there is a record")
+    _add_how(p)
 
     p = command("sweep", _sweep, "Run every cell of a sweep that has no record yet, without a notebook.")
     p.add_argument("sweep", help="a sweep that comes with the library, e.g. digits/shapes")
     p.add_argument("--fresh", action="store_true", help="do not use the committed records")
     p.add_argument("--workers", type=int, default=0, help="runs side by side (default: cores, or 1 on a GPU)")
     p.add_argument("--results", default="", help="folder for results (default: results/ of the checkout)")
+    _add_how(p)
 
     p = command("report", _report, "Make every table and figure of a profile, and results/PROFILE/report.html, from records alone: nothing is trained, what is missing is listed.")
     p.add_argument("--profile", default="digits", help="folder of recipes (default: digits)")
@@ -84,6 +86,16 @@ def _parser():
 
     p = command("list", _list, "List paper notebooks, profiles, methods, data sets and ancestries.")
     return parser
+
+
+def _add_how(p):
+    p.add_argument("--engine", default="auto", choices=["auto", "device", "loader"], help="where images are augmented (default: on a GPU that holds them all, else one by one)")
+    p.add_argument("--compile", action="store_true", help="use torch.compile")
+    p.add_argument("--deterministic", action="store_true", help="deterministic algorithms only: slower on a GPU, the same weights each time")
+
+
+def _how(args):
+    return dict(engine=args.engine, compile=args.compile, deterministic=args.deterministic)
 
 
 def notebooks():
@@ -341,7 +353,7 @@ def _train(args):
     from . import ledger, running
 
     book = ledger.Ledger(args.results) if args.results else None
-    record = running.run(args.recipe, book, save=args.save, again=args.again)
+    record = running.run(args.recipe, book, save=args.save, again=args.again, **_how(args))
     print(f"{record['run_info']['name']}: {record['train_info']['test_accuracy']:.2%} of {record['meta_info']['data_sizes']['test']} test images")
 
 
@@ -351,7 +363,7 @@ def _sweep(args):
     from .tables import Results
 
     profile = find_recipe(args.sweep).parent.name
-    run_all([recipe for _, recipe in Sweep.load(args.sweep).cells()], Results(profile, args.results, args.fresh).ledger, args.workers or None)
+    run_all([recipe for _, recipe in Sweep.load(args.sweep).cells()], Results(profile, args.results, args.fresh).ledger, args.workers or None, **_how(args))
 
 
 def _report(args):

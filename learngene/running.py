@@ -45,13 +45,14 @@ def find_ancestry(
     on_epoch=None,  # as in `fit`
     home=None,  # folder for ancestries and checkpoints; None = the cache
     cadence=None,  # as in `fit`
+    **how,  # engine, compile and deterministic, as in `fit`
 ):  # a timm VisionTransformer
     "The ancestry that a recipe names, trained first if need be."
     try:
         recipe = Recipe.load(find_recipe(name))
     except FileNotFoundError:
         return load_ancestry(name)
-    return load_vit(trained(recipe, on_epoch, home, cadence))
+    return load_vit(trained(recipe, on_epoch, home, cadence, **how))
 
 # %% ../nbs/10_running.ipynb #09e7eaed
 def trained(
@@ -59,6 +60,7 @@ def trained(
     on_epoch=None,  # as in `fit`
     home=None,  # folder for ancestries and checkpoints; None = the cache
     cadence=None,  # as in `fit`
+    **how,  # likewise
 ) -> Path:
     "The folder of a recipe's model, trained first if it is nowhere."
     data = load_data(recipe.data, recipe.augment)
@@ -68,7 +70,7 @@ def trained(
     everyone = PartialState(cpu=cpu_group())  # of several processes one saves the ancestry; the others wait for it
     everyone.wait_for_everyone()
     if not folder.is_dir():
-        run(recipe, Ledger(folder.parent / "ledger"), save=folder, on_epoch=on_epoch, again=True, home=home, cadence=cadence)
+        run(recipe, Ledger(folder.parent / "ledger"), save=folder, on_epoch=on_epoch, again=True, home=home, cadence=cadence, **how)
         everyone.wait_for_everyone()
     return folder
 
@@ -103,11 +105,12 @@ def start(
     on_epoch=None,  # as in `fit`, should an ancestry be trained first
     home=None,  # as in `find_ancestry`
     cadence=None,  # likewise
+    **how,  # likewise
 ):  # (model, dict of what is known about its origin)
     "The model of a recipe before training."
     method = methods.get(recipe.method.name, **recipe.method.options)
     _check_classes(recipe, data, (recipe.model or {}).get("num_classes"), "model.num_classes")
-    ancestry = find_ancestry(recipe.ancestry, on_epoch, home, cadence) if recipe.ancestry else timm.models.VisionTransformer(**recipe.model)
+    ancestry = find_ancestry(recipe.ancestry, on_epoch, home, cadence, **how) if recipe.ancestry else timm.models.VisionTransformer(**recipe.model)
     if recipe.shape.classifier == "ancestry":
         _check_classes(recipe, data, ancestry.num_classes, "with shape.classifier: ancestry, the number of classes")
     images = shown_images(recipe, data)
@@ -172,7 +175,7 @@ def replay() -> bool:
     "Are tables and figures to be made from records alone (`LEARNGENE_REPLAY=1`)?"
     return os.environ.get("LEARNGENE_REPLAY", "") not in ("", "0")
 
-# %% ../nbs/10_running.ipynb #b4ec5467
+# %% ../nbs/10_running.ipynb #c7274c58
 def run(
     recipe,  # a Recipe, or the name or path of one
     ledger=None,  # where the record goes; None = results/runs of the checkout (or of the current folder)
@@ -181,6 +184,7 @@ def run(
     again=False,  # run even if there is a record
     home=None,  # folder for checkpoints, and for an ancestry that has to be trained; None = the cache
     cadence=None,  # as in `fit`
+    **how,  # engine, compile and deterministic, as in `fit`; the record notes them
 ) -> dict:  # the record
     "Take one recipe through the whole path; returns the record, the existing one if there is one (and no model is to be saved). Cut off, it goes on at the same call."
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
@@ -191,14 +195,14 @@ def run(
     if replay():
         raise NotRun(f"{recipe.name}, seed {recipe.seed}, has no record to show, and a replay trains nothing.")
     code, data = code_version(), load_data(recipe.data, recipe.augment)
-    model, origin = start(recipe, data, on_epoch, home, cadence)
+    model, origin = start(recipe, data, on_epoch, home, cadence, **how)
     if save:
         check_vit(model)  # what mixes heads cannot be saved; better to know before the training
     made_by = f"{data.fingerprint} {origin['ancestry']} {code['version']} {source_digest()} {code['clean']}"  # a run is not half of this and half of that
     checkpoints = Path(home or cache_folder()) / "checkpoints" / f"{recipe.key}-{hashlib.sha256(made_by.encode()).hexdigest()[:12]}"
     if cadence and cadence.until is not None and agreed(time.time() >= cadence.until):  # what came before takes its time, too
         raise Paused("stopped before it began to train.")
-    done = fit(model, data, recipe, checkpoints, on_epoch, cadence=cadence)
+    done = fit(model, data, recipe, checkpoints, on_epoch, cadence=cadence, **how)
     record = _record(recipe, code, data, model, origin, done)
     if int(os.environ.get("RANK", 0)) == 0:  # with several processes the first one writes
         if save:
@@ -207,13 +211,14 @@ def run(
         shutil.rmtree(checkpoints, ignore_errors=True)
     return record
 
-# %% ../nbs/10_running.ipynb #c7274c58
+# %% ../nbs/10_running.ipynb #2834d741
 def _record(recipe, code, data, model, origin, done):
     test = evaluate(model, data.test)
     return dict(
         schema=SCHEMA,
         run_info=dict(name=recipe.name, key=recipe.key, seed=recipe.seed, finished=now(), code=code, source=source_digest(), versions=versions(), device=done.device,
-                      processes=done.processes, threads=torch.get_num_threads(), resumed_at=done.resumed_at),
+                      processes=done.processes, threads=torch.get_num_threads(), resumed_at=done.resumed_at,
+                      engine=done.engine, compiled=done.compiled, deterministic=done.deterministic),
         train_info=dict(test_accuracy=test["accuracy"], test_loss=test["loss"], seconds=round(done.seconds, 2), images_per_second=round(done.images_per_second, 1),
                         micro_batch=done.micro_batch, peak_memory_mb=round(done.peak_memory_mb, 1), latency_ms=round(latency_ms(model), 3), history=done.history),
         meta_info=dict(recipe=recipe.to_dict(), data=data.name, data_fingerprint=data.fingerprint, data_sizes=data.sizes, params=count_params(model), flops=count_flops(model),
@@ -221,12 +226,13 @@ def _record(recipe, code, data, model, origin, done):
                        weights=fingerprint(model), **origin),
     )
 
-# %% ../nbs/10_running.ipynb #7464d74d
+# %% ../nbs/10_running.ipynb #b68d2470
 def run_all(
     recipes,  # Recipes
     ledger,  # where records are looked for and written
     workers=None,  # runs side by side; None = the number of cores, or 1 on a GPU
     say=None,  # called with a line for each finished run; None prints it
+    **how,  # engine, compile and deterministic, as in `fit`
 ) -> list:  # records, in the order of the recipes
     "Run every recipe that has no record yet. A failed run does not stop the others; RuntimeError names the failed ones at the end. In replay NotRun names the missing ones."
     recipes, say = list(recipes), say or (lambda line: print(line, flush=True))
@@ -239,12 +245,12 @@ def run_all(
         say(f"{len(missing)} of {len(found)} runs have no record yet")
     for name in sorted({r.ancestry for r in missing if r.ancestry and r.ancestry not in shipped()}):
         try:
-            find_ancestry(name)  # once, before the runs that want it start side by side
+            find_ancestry(name, **how)  # once, before the runs that want it start side by side
         except Exception:  # those runs will say why
             pass
     workers = min(len(missing), workers or (1 if torch.cuda.is_available() else os.cpu_count()))
     failed = {}
-    for i, (recipe, result) in enumerate(each(missing, partial(_attempt, ledger=ledger), workers), 1):
+    for i, (recipe, result) in enumerate(each(missing, partial(_attempt, ledger=ledger, **how), workers), 1):
         label = f"[{i:2d}/{len(missing)}] {recipe.name}, seed {recipe.seed}"
         if isinstance(result, Exception):
             failed[recipe.key] = f"{recipe.name}: {result}"
@@ -256,7 +262,7 @@ def run_all(
         raise RuntimeError(f"{len(failed)} of {len(missing)} runs failed, the first: {next(iter(failed.values()))}")
     return [found[r.key] for r in recipes]
 
-# %% ../nbs/10_running.ipynb #b68d2470
+# %% ../nbs/10_running.ipynb #4f04685b
 def each(
     jobs,  # what is to be done, in this order
     do,  # called with a job; it and its results go from process to process
@@ -298,13 +304,13 @@ def _start_worker():
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
 
 
-def _attempt(recipe, ledger):
+def _attempt(recipe, ledger, **how):
     try:
-        return run(recipe, ledger, on_epoch=False)
+        return run(recipe, ledger, on_epoch=False, **how)
     except Exception as e:  # the others go on; run_all reports it
         return e
 
-# %% ../nbs/10_running.ipynb #6afdc847
+# %% ../nbs/10_running.ipynb #48a5d827
 def payload_of(
     recipe: Recipe,  # of a run
 ):  # (payload, Data); (None, None) in replay where images or ancestry are not here
@@ -320,7 +326,7 @@ def payload_of(
         set_seed(recipe.seed)
         return methods.get(recipe.method.name, **recipe.method.options).condense(ancestry, images), data
 
-# %% ../nbs/10_running.ipynb #16c3871c
+# %% ../nbs/10_running.ipynb #823992d5
 LOOKED_AT = 100  # validation images, at most
 
 
@@ -356,7 +362,7 @@ def _seen(record, ledger):
                 if file.metadata()["weights"] == record["meta_info"]["weights"]:
                     return {name: file.get_tensor(name) for name in file.keys()}
 
-# %% ../nbs/10_running.ipynb #0c068c2b
+# %% ../nbs/10_running.ipynb #4e1dc679
 DISTANCES = "distances.json"
 
 
@@ -375,7 +381,7 @@ def measure_distances(
     return dict(ancestry=folder.name, weights=fingerprint(model), data=data.name, data_fingerprint=data.fingerprint, part="validation", images=len(order),
                 image_size=data.image_size, code=code_version(), versions=versions(), finished=now(), distances=[[round(x, 5) for x in row] for row in d.tolist()])
 
-# %% ../nbs/10_running.ipynb #4e1dc679
+# %% ../nbs/10_running.ipynb #a7f2e6ad
 def known_distances(
     name: str,  # as in `measure_distances`
 ) -> dict:  # as written by `learngene distances`

@@ -4,24 +4,27 @@
 
 # %% auto #0
 __all__ = ['seed_epoch', 'borrowed_randomness', 'randomness', 'set_randomness', 'EpochBatches', 'evaluate', 'save_checkpoint',
-           'load_checkpoint', 'Cadence', 'Paused', 'set_drop_path', 'Fit', 'fit', 'cpu_group', 'agreed', 'print_epoch']
+           'load_checkpoint', 'Cadence', 'Paused', 'set_drop_path', 'arithmetic', 'Fit', 'fit', 'cpu_group', 'agreed',
+           'print_epoch']
 
 # %% ../nbs/08_train.ipynb #eeb9d9d7
+from .device import DeviceBatches, DeviceImages, choose_engine
 from .inheriting import merge
 from .vit import eval_mode
 
+import copy
 import os
 import random
 import time
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import DynamoBackend, broadcast, gather_object
 from timm.data import Mixup
 from timm.layers import DropPath
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
@@ -29,7 +32,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 # %% ../nbs/08_train.ipynb #2589ac61
@@ -118,7 +121,7 @@ class EpochBatches:
 @torch.no_grad()
 def evaluate(
     model,  # a classifier, on any device
-    dataset,  # yields (image, label)
+    dataset,  # yields (image, label), or is a DeviceImages
     batch_size=256,  # images at once
     accelerator=None,  # with several processes: each looks at its share
 ) -> dict:  # accuracy (0 to 1), loss (mean cross-entropy) and images
@@ -126,15 +129,20 @@ def evaluate(
     if len(dataset) == 0:
         raise ValueError("there are no images to evaluate on.")
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    device, share = next(model.parameters()).device, torch.utils.data.Subset(dataset, range(rank, len(dataset), world))
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    device, share = next(model.parameters()).device, range(rank, len(dataset), world)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
     with eval_mode(model):
-        for x, y in DataLoader(share, batch_size=batch_size, generator=torch.Generator()):
-            logits, y = model(x.to(device)).float(), y.to(device)
-            loss = nn.functional.cross_entropy(logits, y, reduction="sum")
-            sums += torch.stack([(logits.argmax(1) == y).sum().double(), loss.double(), torch.tensor(len(y), dtype=torch.float64, device=device)])
-    correct, loss, n = (accelerator.reduce(sums) if accelerator else sums).tolist()
-    return dict(accuracy=correct / n, loss=loss / n, images=int(n))
+        for x, y in _plain_batches(dataset, share, batch_size, pin=device.type == "cuda"):
+            logits, y = model(x.to(device, non_blocking=True)).float(), y.to(device, non_blocking=True)
+            sums += torch.stack([(logits.argmax(1) == y).sum().double(), nn.functional.cross_entropy(logits, y, reduction="sum").double()])
+    correct, loss = (accelerator.reduce(sums) if accelerator else sums).tolist()
+    return dict(accuracy=correct / len(dataset), loss=loss / len(dataset), images=len(dataset))
+
+
+def _plain_batches(dataset, share, batch_size, pin):
+    if isinstance(dataset, DeviceImages):
+        return (dataset.batch(share[i:i + batch_size]) for i in range(0, len(share), batch_size))
+    return DataLoader(torch.utils.data.Subset(dataset, share), batch_size=batch_size, generator=torch.Generator(), pin_memory=pin)
 
 # %% ../nbs/08_train.ipynb #f67b5149
 def save_checkpoint(
@@ -231,11 +239,11 @@ def _with_teacher(loss_of, model, device):
     return lambda logits, y, x: distillation(logits, x, loss_of(logits, y))
 
 
-def _optimizer(recipe, model, steps_per_epoch):
+def _optimizer(recipe, model, steps_per_epoch, fused=None):
     "(optimizer, schedule) with the learning rate scaled to the batch."
     t = recipe.train
     lr = t.lr * t.batch_size / t.lr_batch if t.lr_batch else t.lr
-    optimizer = create_optimizer_v2(model, opt="adamw", lr=lr, weight_decay=t.weight_decay)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=lr, weight_decay=t.weight_decay, **(dict(fused=True) if fused else {}))
     total = max(2, t.epochs * steps_per_epoch)
     schedule = CosineLRScheduler(optimizer, total, lr_min=min(t.min_lr, lr), warmup_t=min(t.warmup_epochs * steps_per_epoch, total - 1),
                                  warmup_lr_init=min(t.warmup_lr, lr), t_in_epochs=False)
@@ -250,6 +258,31 @@ def set_drop_path(
     for i, block in enumerate(model.blocks):
         p = rate * i / max(1, len(model.blocks) - 1)
         block.drop_path1, block.drop_path2 = (DropPath(p) if p else nn.Identity() for _ in range(2))
+
+# %% ../nbs/08_train.ipynb #6c0d517b
+@contextmanager
+def arithmetic(
+    device,  # of the process
+    deterministic=False,  # allow deterministic algorithms only; RuntimeError in the block for an operation that has none
+):
+    "Tensor cores for matrices in single precision on a GPU, and deterministic algorithms if wanted; afterwards all is as before."
+    cudnn, name = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
+    before = (torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
+              cudnn.deterministic, cudnn.benchmark, os.environ.get(name))
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    if deterministic:
+        os.environ.setdefault(name, ":4096:8")  # cuBLAS wants it
+        torch.use_deterministic_algorithms(True)
+        cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        precision, was, warn_only, cudnn.deterministic, cudnn.benchmark, workspace = before
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(was, warn_only=warn_only)
+        if workspace is None:
+            os.environ.pop(name, None)
 
 # %% ../nbs/08_train.ipynb #8f2c48f7
 def _check_fit(model, data):
@@ -323,6 +356,9 @@ class Fit:
     processes: int = 1
     resumed_at: float | None = None  # epochs that were done when the run went on; not whole within an epoch
     micro_batch: int | None = None  # images a process took at once, None = its whole share; below the recipe's where memory ran out
+    engine: str = "loader"  # how images came: "device" or "loader"
+    compiled: bool = False  # with `torch.compile`
+    deterministic: bool = False  # with PyTorch's deterministic algorithms only
 
     @property
     def images_per_second(self):
@@ -338,6 +374,9 @@ def fit(
     on_epoch=None,  # called with each history entry; None prints a line, False is silent
     stop_after=None,  # leave after this epoch, as an interruption would
     cadence=None,  # a Cadence; None = a checkpoint at each epoch's end
+    engine="auto",  # where images are augmented: "device", "loader", or the device where it is a GPU and they fit
+    compile=False,  # use `torch.compile` (accelerate's ACCELERATE_DYNAMO_BACKEND does the same)
+    deterministic=False,  # allow PyTorch's deterministic algorithms only: slower on a GPU, and the same weights each time
 ) -> Fit:
     "Train as the recipe says, from the last checkpoint in `folder`. ValueError: model and data do not fit; FloatingPointError: a loss that is no number; Paused: time is up."
     _check_fit(model, data)
@@ -345,16 +384,31 @@ def fit(
         raise ValueError("a run that may stop before its end needs a folder for its checkpoint; give `folder`.")
     on_epoch = print_epoch if on_epoch is None else on_epoch or (lambda entry: None)
     AcceleratorState._reset_state()  # a new precision may be asked for in the same process
-    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(recipe.train.precision, recipe.train.precision), cpu=cpu_group())
-    with borrowed_randomness():
-        prepared = _prepare(model, data, recipe, accelerator)
+    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(recipe.train.precision, recipe.train.precision), cpu=cpu_group(),
+                              dynamo_backend="inductor" if compile else None)
+    accelerator.wait_for_everyone()  # the first of several processes may still be writing what all are to read
+    state = load_checkpoint(folder, recipe.key, accelerator.print) if folder else None
+    result = Fit([], device=_device_name(accelerator.device), processes=accelerator.num_processes, micro_batch=recipe.train.micro_batch,
+                 engine=_engine(engine, state, data, accelerator.device), compiled=accelerator.state.dynamo_plugin.backend != DynamoBackend.NO, deterministic=deterministic)
+    if result.engine == "device":
+        data = replace(data, train=DeviceImages(data.train, accelerator.device), val=DeviceImages(data.val, accelerator.device))
+    with borrowed_randomness(), arithmetic(accelerator.device, deterministic):
+        prepared = _prepare(model, data, recipe, accelerator, result)
         try:
-            result = _fit(prepared, data, folder, on_epoch if accelerator.is_main_process else lambda entry: None, stop_after, cadence)
+            _fit(prepared, data, state, folder, on_epoch if accelerator.is_main_process else lambda entry: None, stop_after, cadence)
         finally:  # the model is the caller's own again, without accelerate's autocast
             accelerator.unwrap_model(prepared.model, keep_fp32_wrapper=False)
             model.__dict__.pop("forward", None)
     accelerator.free_memory()
     return result
+
+# %% ../nbs/08_train.ipynb #a6abf3e6
+def _engine(asked, state, data, device):
+    "The engine of a run, which is the one it was begun with."
+    begun = state and state["result"].get("engine", "loader")
+    if begun and asked not in ("auto", begun):
+        raise ValueError(f"the run was begun with engine={begun!r} and its images come in another way with {asked!r}; go on with the first, or remove its checkpoints.")
+    return choose_engine(begun or asked, data, device)
 
 
 def cpu_group() -> bool:
@@ -382,25 +436,26 @@ class _Run:
     optimizer: object
     schedule: object
     ema: object
+    average: object
     mixup: object
     loss_of: object
     batches: EpochBatches
-    loader: DataLoader
+    loader: object
     result: Fit
     begun: dict | None = None  # what a checkpoint tells about an epoch that was cut off: step, losses, randomness
 
     @property
     def judged(self):
-        return self.ema.module if self.ema else self.plain
+        return self.ema or self.plain
 
     @property
     def stateful(self):
         "Everything whose state a checkpoint holds."
-        parts = dict(model=self.plain, optimizer=self.optimizer, ema=self.ema and self.ema.module, scaler=self.accelerator.scaler)
+        parts = dict(model=self.plain, optimizer=self.optimizer, ema=self.ema, scaler=self.accelerator.scaler)
         return {name: part for name, part in parts.items() if part is not None}
 
 # %% ../nbs/08_train.ipynb #70cabce3
-def _prepare(model, data, recipe, accelerator):
+def _prepare(model, data, recipe, accelerator, result):
     t, world = recipe.train, accelerator.num_processes
     batches = EpochBatches(len(data.train), t.batch_size, recipe.seed, accelerator.process_index, world)
     mixup, loss_of = _loss(recipe, model.num_classes)
@@ -408,22 +463,28 @@ def _prepare(model, data, recipe, accelerator):
         raise ValueError(f"Mixup needs an even number of images a process, here it is {batches.batch_size // world}; change train.batch_size.")
     set_drop_path(model, t.drop_path)
     model.train().to(accelerator.device)
-    optimizer, schedule = _optimizer(recipe, model, len(batches))
-    ema = None
-    if t.ema:  # averages each parameter once, also one that several layers share
-        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(t.ema))
-        ema.n_averaged.fill_(1)  # the initial weights count as the first
+    optimizer, schedule = _optimizer(recipe, model, len(batches), fused=accelerator.device.type == "cuda")
+    ema, average = (copy.deepcopy(model), get_ema_multi_avg_fn(t.ema)) if t.ema else (None, None)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     loss_of = _with_teacher(loss_of, model, accelerator.device)
-    images = _SeededImages(data.train, batches) if t.workers else data.train
-    loader = DataLoader(images, batch_sampler=batches, num_workers=t.workers, pin_memory=accelerator.device.type == "cuda")
-    result = Fit([], device=_device_name(accelerator.device), processes=world, micro_batch=t.micro_batch)
-    return _Run(recipe, accelerator, model, wrapped, optimizer, schedule, ema, mixup, loss_of, batches, loader, result)
+    if result.engine == "device":
+        loader = DeviceBatches(data.train, batches)
+    else:
+        images = _SeededImages(data.train, batches) if t.workers else data.train
+        loader = DataLoader(images, batch_sampler=batches, num_workers=t.workers, pin_memory=accelerator.device.type == "cuda")
+    return _Run(recipe, accelerator, model, wrapped, optimizer, schedule, ema, average, mixup, loss_of, batches, loader, result)
+
+
+@torch.no_grad()
+def _average(r):
+    "Take the weights into their moving average, each once, also one that several layers share; nothing waits for the device."
+    r.average(list(r.ema.parameters()), [p.detach() for p in r.plain.parameters()], 0)
+    for kept, now in zip(r.ema.buffers(), r.plain.buffers()):
+        kept.copy_(now)
 
 # %% ../nbs/08_train.ipynb #de39e452
-def _fit(r, data, folder, on_epoch, stop_after, cadence):
+def _fit(r, data, state, folder, on_epoch, stop_after, cadence):
     t, result, watch = r.recipe.train, r.result, _Watch(cadence, r.accelerator)
-    state = load_checkpoint(folder, r.recipe.key, r.accelerator.print) if folder else None
     first = _resume(r, state)
     if state is None:
         on_epoch(_note(r, data, 0, None))
@@ -440,9 +501,8 @@ def _fit(r, data, folder, on_epoch, stop_after, cadence):
         if epoch == stop_after:
             break
     if r.ema:
-        r.plain.load_state_dict(r.ema.module.state_dict())
+        r.plain.load_state_dict(r.ema.state_dict())
     merge(r.plain).eval()
-    return result
 
 # %% ../nbs/08_train.ipynb #1c257a72
 def _epoch(r, epoch, folder, watch):
@@ -462,7 +522,7 @@ def _epoch(r, epoch, folder, watch):
         r.schedule.step_update((epoch - 1) * steps + step - 1)
         losses.append(_step(r.accelerator, r.model, r.optimizer, r.loss_of, x, y, r.result, t.clip_grad))
         if r.ema:
-            r.ema.update_parameters(r.plain)
+            _average(r)
         r.result.images += r.batches.batch_size
         due, over = watch.look(step) if step < steps else (False, False)
         if folder and (due or over):
@@ -520,7 +580,9 @@ def _resume(r, state):
         raise ValueError(f"the run was cut off within an epoch of {len(processes)} processes, and here are {world}; start as many, or remove its checkpoints.")
     for name, part in r.stateful.items():
         part.load_state_dict(state[name])
-    for name, value in state["result"].items():
+    begun = state["result"] | dict(compiled=r.result.compiled or state["result"].get("compiled", False),  # in part is enough
+                                   deterministic=r.result.deterministic and state["result"].get("deterministic", False))
+    for name, value in begun.items():
         setattr(r.result, name, value)
     r.result.resumed_at = state["epoch"]
     if processes:

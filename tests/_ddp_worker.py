@@ -45,14 +45,14 @@ def recipe(ancestry=None, **change):
     return Recipe.from_dict(d)
 
 
-def distributed_fit(folder, **change):
+def distributed_fit(folder, engine="auto", **change):
     "Fit the recipe with what processes there are; what this process saw."
     from learngene.train import fit
 
     r = recipe(**change)
     data = lg.load_data(r.data, r.augment)
     model = vit()
-    done = fit(model, data, r, on_epoch=False)
+    done = fit(model, data, r, on_epoch=False, engine=engine)
     return dict(weights=fingerprint(model), history=done.history, processes=done.processes, images=done.images), model
 
 
@@ -86,6 +86,7 @@ JOBS = {
     "plain": dict(),
     "rich": dict(augment=RICH, train=dict(ema=0.9, drop_path=0.1, micro_batch=8, clip_grad=1.0)),
     "steep": dict(train=dict(clip_grad=0.5)),
+    "device": dict(engine="device", augment=RICH | dict(erasing=0, mixup=0, cutmix=0)),
 }
 
 

@@ -815,9 +815,9 @@ def test_two_processes_cut_off_within_an_epoch(two):
     assert all(a["resumed"][what] == a["rich"][what] for what in ("weights", "history"))
 
 
-@pytest.mark.parametrize("job", ["plain", "steep"])
+@pytest.mark.parametrize("job", ["plain", "steep", "device"])
 def test_two_processes_train_as_one(two, job):
-    "The same global batches without augmentation: equal up to the order of additions."
+    "The same global batches, without augmentation or with the device's: equal up to the order of additions."
     from safetensors.torch import load_file
 
     (a, _), folder = two

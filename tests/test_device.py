@@ -1,0 +1,468 @@
+"Images on the device: batches that mean what the data room's transforms mean, and runs that go on exactly."
+import dataclasses
+import random
+import shutil
+
+import learngene as lg
+
+import numpy as np
+import pytest
+import torch
+from _ddp_worker import RICH, recipe, vit
+from PIL import Image, ImageFilter
+from timm.data import auto_augment
+from timm.data.random_erasing import RandomErasing
+from timm.data.transforms import RandomResizedCropAndInterpolation
+from torch import nn
+
+from learngene import device as D
+from learngene import train as T
+from learngene.data import ImageDataset, Images, eval_transform, train_transform
+from learngene.device import Augment, DeviceBatches, DeviceImages, Dice, choose_engine
+from learngene.recipe import AugmentSpec
+from learngene.train import EpochBatches, arithmetic, evaluate, fit
+
+CPU = torch.device("cpu")
+OFF = dict(crop="none", hflip=0, rand_augment=None, erasing=0)
+RICH_TRAIN = dict(epochs=4, ema=0.9, drop_path=0.2, label_smoothing=0.1, clip_grad=1.0, micro_batch=12)
+HOW = dict(engine="device", deterministic=torch.cuda.is_available())  # a processor is deterministic as it is
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def picture(h, w, mode="RGB", seed=0):
+    "A smooth random image."
+    rng = np.random.RandomState(seed)
+    shape = (h, w, 3) if mode == "RGB" else (h, w)
+    return Image.fromarray(rng.randint(0, 256, shape, dtype=np.uint8)).filter(ImageFilter.GaussianBlur(1.5))
+
+
+def part(transform, sizes, mode="RGB"):
+    pictures = [picture(h, w, mode, i) for i, (h, w) in enumerate(sizes)]
+    images = Images(pictures, np.arange(len(sizes)) % 3, list("abc"), "", [str(i) for i in range(len(sizes))], mode)
+    return ImageDataset(images, np.arange(len(sizes)), transform)
+
+
+def transform(size=16, channels=3, **change):
+    return train_transform(AugmentSpec(**(OFF | change)), size, (0.5,) * channels, (0.25,) * channels)
+
+
+def stacked(dataset):
+    return torch.stack([x for x, _ in dataset])
+
+
+# --- crops
+
+@pytest.mark.parametrize("box", [(0, 0, 16, 16), (3, 5, 16, 16), (0, 0, 50, 70), (10, 7, 33, 41), (2, 60, 9, 9), (20, 0, 1, 70)], ids=str)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_crops_are_pillows(box, mode):
+    image, (top, left, height, width) = picture(50, 70, mode), box
+    pixels = torch.from_numpy(np.array(image)).view(1, 50, 70, -1)
+    ours = D._crop(pixels, torch.tensor([box]), torch.tensor([box]), torch.tensor([False]), 16)[0].permute(1, 2, 0).squeeze(-1)
+    pillow = np.asarray(image.crop((left, top, left + width, top + height)).resize((16, 16), Image.BICUBIC))
+    assert ours.dtype == torch.uint8 and np.abs(ours.numpy().astype(int) - pillow).max() <= (0 if height == width == 16 else 1)
+
+
+@pytest.mark.parametrize("sizes", [[(16, 16)] * 5, [(40, 60), (60, 40), (16, 90), (33, 33)]], ids=["equal", "different"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_without_randomness_a_batch_is_the_loaders_bit_for_bit(sizes, mode):
+    channels = len(mode)
+    mean, std = ((0.48, 0.45, 0.41)[:channels], (0.23, 0.22, 0.21)[:channels])
+    for t in (eval_transform(16, mean, std), eval_transform(16, mean, std, 0.8), transform(channels=channels), train_transform(AugmentSpec(**OFF | dict(crop="pad", pad=0)), 16, mean, std)):
+        dataset = part(t, sizes if t.transforms[1].__class__.__name__ == "CenterCrop" else [(16, 16)] * 5, mode)
+        there = DeviceImages(dataset, CPU)
+        x, y = there.batch(range(len(dataset)), Dice(0, 1, 0))
+        assert torch.equal(x, stacked(dataset)) and y.tolist() == dataset.labels.tolist() and y.dtype == torch.int64
+        assert len(there) == len(dataset) and there.labels is not None
+
+
+def test_a_plain_batch_needs_no_dice():
+    there = DeviceImages(part(eval_transform(8, (0.5,), (0.5,)), [(9, 12)] * 4, "L"), CPU)
+    assert there.batch([2, 0])[1].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("size", [(60, 90), (90, 60), (20, 300), (300, 20)])
+def test_random_crops_are_drawn_as_timms(size):
+    "Beside timm, 4000 of each; a very long image falls back to the middle now and then, or always."
+    n, (h, w) = 4000, size
+    random.seed(0)
+    scale, ratio, image = (0.08, 1.0), (3 / 4, 4 / 3), Image.new("L", (w, h))
+    theirs = torch.tensor([RandomResizedCropAndInterpolation.get_params(image, scale, ratio) for _ in range(n)]).float()
+    ours = D._resized_boxes(Dice(0, 0, 0).draw(n, 22), torch.full((n,), float(h)), torch.full((n,), float(w)), scale, ratio)
+    assert torch.equal(ours, ours.round()) and (ours >= 0).all() and (ours[:, 0] + ours[:, 2] <= h).all() and (ours[:, 1] + ours[:, 3] <= w).all()
+    assert torch.allclose(ours.mean(0), theirs.mean(0), atol=0.08 * max(size) ** 0.5 + 0.5) and torch.allclose(ours.std(0), theirs.std(0), rtol=0.06, atol=0.5)
+
+
+def test_padded_crops_move_the_image_by_each_step_equally():
+    dataset = part(transform(crop="pad", pad=2), [(16, 16)])
+    x, _ = DeviceImages(dataset, CPU).batch([0] * 2000, Dice(0, 1, 0))
+    still, black = (np.asarray(dataset.images[0]) / 255 - 0.5) / 0.25, -2.0
+    moves = {}
+    for image in x:
+        (move,) = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3) if np.allclose(image[:, 2:14, 2:14].permute(1, 2, 0), still[2 + dy:14 + dy, 2 + dx:14 + dx], atol=1e-5)]
+        moves[move] = moves.get(move, 0) + 1
+    assert len(moves) == 25 and min(moves.values()) > 40 and (x[:, :, 0] == black).all(-1).all(-1).float().mean() == pytest.approx(0.4, abs=0.04)
+
+
+def test_half_of_the_images_are_mirrored():
+    dataset = part(transform(hflip=0.5), [(16, 16)])
+    x, _ = DeviceImages(dataset, CPU).batch([0] * 1000, Dice(0, 1, 0))
+    plain = part(transform(), [(16, 16)])[0][0]
+    same, mirrored = (torch.tensor([torch.equal(image, p) for image in x]) for p in (plain, plain.flip(2)))
+    assert (same ^ mirrored).all() and same.float().mean() == pytest.approx(0.5, abs=0.06)
+
+
+def test_large_photographs_move_in_smaller():
+    there = DeviceImages(part(transform(crop="resized"), [(200, 100), (30, 40)]), CPU)
+    assert there.sizes.tolist() == [[64, 32], [30, 40]] and there.pixels.shape == (2, 64, 40, 3)
+    assert (there.pixels[0, :, 32:] == 0).all() and (there.pixels[1, 30:] == 0).all()
+    x, _ = there.batch([0, 1], Dice(0, 1, 0))
+    assert x.shape == (2, 3, 16, 16) and x.isfinite().all()
+
+
+def test_the_corner_around_a_small_image_is_never_seen():
+    "White images in a larger black tensor: random crops of them are white."
+    images = Images([np.full((20 + i, 50 - i, 3), 255, np.uint8) for i in range(20)], np.zeros(20, int), ["a"], "", list(range(20)))
+    there = DeviceImages(ImageDataset(images, np.arange(20), transform(crop="resized")), CPU)
+    assert all((there.batch(range(20), Dice(0, 1, step))[0] == 2).all() for step in range(20))
+
+
+# --- RandAugment
+
+NAMES = sorted({*auto_augment._RAND_TRANSFORMS, *auto_augment._RAND_INCREASING_TRANSFORMS})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_strengths_are_timms(name, monkeypatch):
+    level_fn = auto_augment.LEVEL_TO_ARG[name]
+    for s in (-1, 1):
+        monkeypatch.setattr(auto_augment, "_randomly_negate", lambda v, s=s: s * v)
+        for m in (0, 0.4, 2.5, 5.0, 9.0, 9.7, 10):
+            if level_fn:
+                assert D._LEVELS[name](torch.tensor([m / 10], dtype=torch.float64), torch.tensor([s])).item() == pytest.approx(level_fn(m, {})[0], abs=1e-6)
+            else:
+                assert name not in D._LEVELS
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("name", NAMES)
+def test_operations_are_pillows(name, mode, monkeypatch):
+    image, channels, worst = picture(48, 48, mode), len(mode), 0
+    op = auto_augment.AugmentOp(name, prob=1, magnitude=6.3, hparams=dict(img_mean=(10, 20, 30)[:channels], interpolation=Image.BICUBIC))
+    x, fill = torch.from_numpy(np.array(image)).view(1, 48, 48, channels).permute(0, 3, 1, 2), torch.tensor([10., 20, 30])[:channels].view(-1, 1, 1)
+    for s in (-1, 1):
+        monkeypatch.setattr(auto_augment, "_randomly_negate", lambda v, s=s: s * v)
+        level = D._LEVELS.get(name, lambda m, s: 0 * m)(torch.tensor([0.63]), torch.tensor([s]))
+        ours = D._operation(name)(x, level, fill)
+        assert ours.dtype == torch.uint8 and ours.shape == x.shape
+        apart = np.abs(ours[0].permute(1, 2, 0).squeeze(-1).numpy().astype(int) - np.asarray(op(image)).astype(int))
+        worst = max(worst, np.quantile(apart, 0.98))
+    assert worst <= 3
+
+
+def test_how_often_randaugment_acts():
+    "Two layers, each left out half of the time; an operation may also change nothing."
+    colours, n = Augment(transform(rand_augment="rand-m9-mstd0.5-inc1")).colours, 3000
+    x = torch.from_numpy(np.array(picture(12, 12))).permute(2, 0, 1).expand(n, -1, -1, -1)
+    untouched = (D._recoloured(x, colours, Dice(0, 1, 0)) == x).all(-1).all(-1).all(-1).float().mean().item()
+    assert 0.22 < untouched < 0.33
+
+
+def test_each_operation_is_drawn_equally_often_and_its_images_return_to_their_places(monkeypatch):
+    seen, colours = {}, Augment(transform(rand_augment="rand-m9-n1-mstd0.5-inc1")).colours
+    for op in colours.ops:
+        op.prob = 1.0
+    marks = {op.name: i + 1 for i, op in enumerate(colours.ops)}
+
+    def marker(name):
+        def mark(x, level, fill):
+            seen[name] = len(x)
+            return x + marks[name]
+        return mark
+    monkeypatch.setattr(D, "_operation", marker)
+    n = 6000
+    x = (torch.arange(n) % 16 * 15).byte().view(n, 1, 1, 1)
+    out = D._recoloured(x, colours, Dice(3, 1, 0))
+    added = (out - x).flatten()
+    assert sum(seen.values()) == n and len(seen) == 15 and min(seen.values()) > 300 and max(seen.values()) < 500
+    assert added.bincount(minlength=16)[1:].tolist() == [seen[op.name] for op in colours.ops]
+
+
+def test_posterize_keeps_a_bit():
+    x = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    assert D._posterize(x, torch.tensor([0.0]), None).unique().tolist() == [0, 128]
+    assert torch.equal(D._posterize(x, torch.tensor([8.0]), None), x)
+
+
+@pytest.mark.parametrize("text, says", [("rand-m9-tweights", "RandAugment with weights"), ("rand-m9-t3a", "RandAugment with Desaturate"), ("original", "AutoAugment is not done")])
+def test_what_cannot_be_done_in_batches_is_left_to_the_loader(text, says, monkeypatch):
+    r = recipe(augment=dict(rand_augment=text))
+    data = lg.load_data(r.data, r.augment)
+    with pytest.raises(ValueError, match=f"{says}.*use engine='loader'"):
+        choose_engine("device", data, CPU)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 2**40))
+    assert choose_engine("auto", data, torch.device("cuda")) == "loader"
+
+
+# --- erasing
+
+@pytest.mark.parametrize("size", [(32, 32), (8, 8), (20, 40)])
+def test_erasing_is_timms_on_average(size):
+    n, random_erasing = 3000, RandomErasing(0.25, mode="pixel", device="cpu")
+    random.seed(0)
+    theirs = torch.stack([(random_erasing(torch.zeros(1, *size)) != 0).float().mean() for _ in range(n)])
+    x = D._erased(torch.zeros(n, 1, *size), random_erasing, Dice(0, 1, 0))
+    ours = (x != 0).float().mean((1, 2, 3))
+    assert (ours > 0).float().mean().item() == pytest.approx(0.25, abs=0.03) and ours.mean().item() == pytest.approx(theirs.mean().item(), abs=0.006)
+    noise = x[x != 0]
+    assert noise.mean().item() == pytest.approx(0, abs=0.03) and noise.std().item() == pytest.approx(1, abs=0.03)
+    for image in x[ours > 0][:50, 0] != 0:
+        rows, columns = image.any(1), image.any(0)
+        assert torch.equal(image, rows[:, None] & columns[None])
+        assert all(at.int().diff().abs().sum() <= 2 for at in (rows, columns))
+
+
+# --- batches
+
+def all_on(channels=3):
+    return transform(channels=channels, **{k: v for k, v in RICH.items() if k not in ("mixup", "cutmix")})
+
+
+def test_the_same_numbers_give_the_same_batch_and_others_another():
+    there = DeviceImages(part(all_on(), [(24, 24)] * 12), CPU)
+    x, again, later, other = (there.batch(range(12), Dice(*seeds))[0] for seeds in ((1, 2, 3), (1, 2, 3), (1, 2, 4), (2, 2, 3)))
+    assert torch.equal(x, again) and not torch.equal(x, later) and not torch.equal(x, other) and x.isfinite().all() and x.dtype == torch.float32
+
+
+def test_images_of_a_batch_do_not_touch_each_other():
+    "Another image in one place changes that place alone; and one image twelve times is twelve images."
+    there = DeviceImages(part(all_on(), [(24, 24)] * 12), CPU)
+    x, changed = (there.batch(index, Dice(0, 1, 0))[0] for index in (list(range(11)) + [0], list(range(11)) + [5]))
+    assert torch.equal(x[:11], changed[:11]) and not torch.equal(x[11], changed[11])
+    copies = there.batch([0] * 12, Dice(0, 1, 0))[0]
+    assert len({c.numpy().tobytes() for c in copies}) == 12
+    assert (there.pixels[0] == torch.from_numpy(np.array(picture(24, 24)))).all(), "what is kept stays as it is"
+
+
+def test_processes_share_the_numbers_of_a_batch():
+    one, parts = Dice(5, 1, 0), [Dice(5, 1, 0, rank, 3) for rank in range(3)]
+    assert torch.equal(one.draw(12, 7), torch.cat([d.draw(4, 7) for d in parts])) and torch.equal(one.draw(12, 2), torch.cat([d.draw(4, 2) for d in parts]))
+    noise = [d.noise(torch.zeros(4)) for d in parts]
+    assert not torch.equal(noise[0], noise[1])
+
+
+def test_two_processes_crop_as_one():
+    r = recipe(augment=RICH | dict(erasing=0))
+    there, n = DeviceImages(lg.load_data(r.data, r.augment).train, CPU), 96
+    whole, *parts = (list(DeviceBatches(there, EpochBatches(n, 32, 0, rank, world))) for rank, world in ((0, 1), (0, 2), (1, 2)))
+    assert all(torch.equal(x, torch.cat([a, b])) and torch.equal(y, torch.cat([c, d])) for (x, y), (a, c), (b, d) in zip(whole, *parts, strict=True))
+
+
+def test_labels_are_untouched_and_an_epoch_goes_on_where_it_was():
+    r = recipe(augment=RICH)
+    data = lg.load_data(r.data, r.augment)
+    batches = EpochBatches(len(data.train), 32, 0)
+    loader = DeviceBatches(DeviceImages(data.train, CPU), batches)
+    for batches.epoch in (1, 2):
+        batches.first = 0
+        epoch = list(loader)
+        assert all(y.tolist() == data.train.labels[index].tolist() for (_, y), index in zip(epoch, batches, strict=True))
+        batches.first = 3
+        assert all(torch.equal(x, rest) for (x, _), (rest, _) in zip(epoch[3:], loader, strict=True))
+
+
+def test_callers_random_generators_are_not_drawn_from():
+    there, before = DeviceImages(part(all_on(), [(24, 24)] * 4), CPU), (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    there.batch(range(4), Dice(0, 1, 0))
+    assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+
+
+def test_evaluation_is_the_loaders():
+    data = lg.load_data("digits")
+    model, some = vit(), dataclasses.replace(data.test, index=data.test.index[:101])
+    a, b = (evaluate(model, d, batch_size=32) for d in (some, DeviceImages(some, CPU)))
+    assert a == b and a["images"] == 101
+
+
+# --- which way
+
+def test_engine_by_size_and_kind(monkeypatch):
+    r = recipe(augment=RICH)
+    data = lg.load_data(r.data, r.augment)
+    assert [choose_engine(e, data, CPU) for e in D.ENGINES] == ["loader", "device", "loader"]
+    with pytest.raises(ValueError, match="did you mean 'loader'"):
+        choose_engine("loadre", data, CPU)
+    with pytest.raises(ValueError, match="Subset is no pile of images; use engine='loader'"):
+        choose_engine("device", dataclasses.replace(data, train=torch.utils.data.Subset(data.train, range(9))), CPU)
+    odd = dataclasses.replace(data.train, transform=type(data.train.transform)([*data.train.transform.transforms, nn.Identity()]))
+    with pytest.raises(ValueError, match="Identity is not done in batches"):
+        choose_engine("device", dataclasses.replace(data, train=odd), CPU)
+    monkeypatch.setattr(D, "DECODED_LIMIT", 8 * 8 * (len(data.train) + len(data.val)) - 1)
+    with pytest.raises(ValueError, match="GiB set aside"):
+        choose_engine("device", data, CPU)
+    monkeypatch.setattr(D, "DECODED_LIMIT", 8 * 8 * (len(data.train) + len(data.val)))
+    assert choose_engine("device", data, CPU) == "device"
+
+
+def test_a_gpu_takes_what_fits(monkeypatch):
+    gpu, data = torch.device("cuda"), lg.load_data("digits")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, memory))
+    memory = 4 * 64 * 1438
+    assert choose_engine("auto", data, gpu) == "device"
+    memory -= 4
+    assert choose_engine("auto", data, gpu) == "loader"
+
+
+# --- runs
+
+def train(r, model=None, folder=None, **kw):
+    model = model or vit()
+    return model, fit(model, lg.load_data(r.data, r.augment), r, folder, **(dict(on_epoch=False) | HOW | kw))
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    torch.set_num_threads(1)
+    return train(recipe(augment=RICH, train=RICH_TRAIN))
+
+
+@pytest.mark.parametrize("kills", [[1], [4], [2, 3, 9], [15]])
+def test_cut_off_at_any_step(uninterrupted, tmp_path, monkeypatch, kills):
+    "With Mixup, CutMix, RandAugment, erasing, drop path, EMA, clipping and accumulation."
+    r, done_steps, step = recipe(augment=RICH, train=RICH_TRAIN), [], T._step
+
+    def strike(*args):
+        done_steps.append(1)
+        if len(done_steps) > kill:
+            raise KeyboardInterrupt
+        return step(*args)
+    for kill in kills:
+        with monkeypatch.context() as m:
+            m.setattr(T, "_step", strike)
+            with pytest.raises(KeyboardInterrupt):
+                train(r, vit(kill if done_steps else 0), tmp_path, cadence=T.Cadence(steps=1))
+        done_steps[:] = [1] * kill
+        torch.randn(kill), np.random.rand(kill), random.random()
+    model, done = train(r, vit(9), tmp_path, engine="auto", cadence=T.Cadence(steps=1))
+    assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history and done.images == uninterrupted[1].images
+    assert done.resumed_at == pytest.approx(kills[-1] / 4) and done.engine == "device"
+
+
+def test_the_ways_differ_in_augmentation_alone(uninterrupted):
+    r = recipe()
+    assert same(train(r)[0], train(r, engine="loader")[0])
+    assert not same(uninterrupted[0], train(recipe(augment=RICH, train=RICH_TRAIN), engine="loader")[0])
+
+
+@pytest.mark.parametrize("first, then", [("device", "loader"), ("loader", "device")])
+def test_a_run_ends_the_way_it_began(tmp_path, first, then):
+    train(recipe(), folder=tmp_path, stop_after=1, engine=first)
+    with pytest.raises(ValueError, match=f"begun with engine='{first}'.*remove its checkpoints"):
+        train(recipe(), folder=tmp_path, engine=then)
+    assert train(recipe(), folder=tmp_path, engine="auto")[1].engine == first
+
+
+def test_the_record_says_how(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEARNGENE_HOME", str(tmp_path))
+    record = lg.run(recipe(), lg.Ledger(tmp_path / "l"), on_epoch=False, engine="device", deterministic=True)
+    assert {k: record["run_info"][k] for k in ("engine", "compiled", "deterministic")} == dict(engine="device", compiled=False, deterministic=True)
+    record = lg.run(recipe(), lg.Ledger(tmp_path / "m"), on_epoch=False)
+    assert record["run_info"]["engine"] == ("device" if torch.cuda.is_available() else "loader") and not record["run_info"]["deterministic"]
+
+
+def test_an_ancestry_is_trained_in_the_same_way(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEARNGENE_HOME", str(tmp_path))
+    recipe(name="teacher", train=dict(epochs=1)).save(tmp_path / "teacher.yaml")
+    lg.run(recipe(tmp_path / "teacher.yaml", train=dict(epochs=1)), lg.Ledger(tmp_path / "l"), on_epoch=False, engine="device")
+    (path,) = (tmp_path / "ancestries" / "ledger").rglob("*.json")
+    assert '"engine": "device"' in path.read_text()
+
+
+# --- arithmetic
+
+def settings():
+    import os
+
+    return (torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+
+
+def test_deterministic_within_and_as_before_afterwards(monkeypatch):
+    before, seen, step = settings(), [], T._step
+    monkeypatch.setattr(T, "_step", lambda *args: (seen.append(settings()), step(*args))[1])
+    model, done = train(recipe(augment=RICH), deterministic=True)
+    assert all(s[1:] == (True, False, True, False, ":4096:8") for s in seen) and settings() == before and done.deterministic
+    if not torch.cuda.is_available():
+        assert same(model, train(recipe(augment=RICH), deterministic=False)[0])
+
+
+def test_settings_come_back_after_an_error(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        before = settings()
+        with pytest.raises(ZeroDivisionError), arithmetic(CPU, True):
+            assert settings()[1:3] == (True, False) and settings()[-1] == ":16:8"
+            raise ZeroDivisionError
+        assert settings() == before
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_matrices_on_a_gpu_use_its_tensor_cores():
+    before = settings()
+    with arithmetic(torch.device("cuda")):
+        assert torch.get_float32_matmul_precision() == "high"
+    with arithmetic(CPU):
+        assert settings() == before
+    assert settings() == before
+
+
+def test_attention_is_fused():
+    model, _ = train(recipe())
+    assert all(b.attn.fused_attn for b in model.blocks)
+
+
+def test_half_deterministic_is_not_deterministic(tmp_path):
+    train(recipe(), folder=tmp_path, stop_after=1, deterministic=False)
+    assert not train(recipe(), folder=tmp_path, deterministic=True)[1].deterministic
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a processor")
+def test_compiled_training_agrees():
+    r = recipe(train=dict(epochs=1))
+    plain, a = train(r, vit(depth=1))
+    compiled, b = train(r, vit(depth=1), compile=True)
+    assert b.compiled and not a.compiled and type(compiled) is type(plain) and compiled.state_dict().keys() == plain.state_dict().keys()
+    for x, y in zip(a.history, b.history, strict=True):
+        assert all(x[k] == pytest.approx(y[k], abs=1e-3) for k in x if x[k] is not None)
+    x = torch.randn(4, 1, 8, 8)
+    assert torch.allclose(compiled.cpu()(x), plain.cpu()(x), atol=1e-3)
+
+
+def test_compiling_by_the_environment(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    model, done = train(recipe(train=dict(epochs=1, precision="bf16")))
+    assert done.compiled and "forward" not in model.__dict__ and model.cpu()(torch.randn(2, 1, 8, 8)).dtype == torch.float32
+
+
+def test_adamw_is_one_kernel_on_a_gpu(monkeypatch):
+    "The same optimiser, fused; here PyTorch's fused kernel for processors stands in for the GPU's."
+    r, plain, fused = recipe(), vit(), vit()
+    optimizers = [T._optimizer(r, plain, 4)[0], T._optimizer(r, fused, 4, fused=True)[0]]
+    for model, optimizer in zip((plain, fused), optimizers):
+        model(torch.ones(2, 1, 8, 8)).square().sum().backward()
+        optimizer.step()
+    assert [o.defaults.get("fused") for o in optimizers] == [None, True]
+    assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(plain.parameters(), fused.parameters()))
