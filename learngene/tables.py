@@ -145,7 +145,7 @@ def draw_effects(
     ax.invert_yaxis()
     ax.spines[["top", "right", "left"]].set_visible(False)
     if len(columns) > 1:
-        ax.legend(frameon=False, fontsize=8)
+        ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 # %% ../nbs/11_tables.ipynb #080dae65
