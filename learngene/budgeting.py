@@ -32,8 +32,10 @@ class Budget:
         if not given:
             raise ValueError("a budget needs a limit: params, flops, latency_ms or memory_mb.")
         for name, limit in given.items():
-            if not limit > 0:
-                raise ValueError(f"{name} is {limit}, wanted more than 0.")
+            if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
+                raise ValueError(f"{name} is {limit}, wanted a number of more than 0.")
+        if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device is {self.device!r}, and there is no GPU here; give device=\"cpu\".")
 
     @property
     def limits(self):

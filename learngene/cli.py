@@ -40,7 +40,7 @@ def _parser():
     p.add_argument("--fresh", nargs="?", const="all", default="", metavar="TABLE,...",
                    help="do not use the committed records: run everything on this machine (or what these tables need, and replay the others)")
     p.add_argument("--workers", type=int, default=0, help="runs side by side (default: cores, or 1 on a GPU)")
-    p.add_argument("--results", default="", help="folder for results (default: results/ of the checkout)")
+    p.add_argument("--results", default="", help="folder for results; records are looked for there alone (default: results/ of the checkout)")
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another parameter of the notebook")
 
     p = command("train", _train, "Run one recipe and print its test accuracy.")
@@ -54,12 +54,12 @@ def _parser():
     p.add_argument("sweep", help="a sweep that comes with the library, e.g. digits/shapes")
     p.add_argument("--fresh", action="store_true", help="do not use the committed records")
     p.add_argument("--workers", type=int, default=0, help="runs side by side (default: cores, or 1 on a GPU)")
-    p.add_argument("--results", default="", help="folder for results (default: results/ of the checkout)")
+    p.add_argument("--results", default="", help="folder for results; records are looked for there alone (default: results/ of the checkout)")
     _add_how(p)
 
     p = command("report", _report, "Make every table and figure of a profile, and results/PROFILE/report.html, from records alone: nothing is trained, what is missing is listed.")
     p.add_argument("--profile", default="digits", help="folder of recipes (default: digits)")
-    p.add_argument("--results", default="", help="folder for results (default: results/ of the checkout)")
+    p.add_argument("--results", default="", help="folder for results; records are looked for there alone (default: results/ of the checkout)")
     p.add_argument("--workers", type=int, default=0, help="notebooks side by side (default: cores)")
     p.add_argument("--page-only", action="store_true", help="only the page, from the tables and figures that are there")
 
@@ -71,7 +71,7 @@ def _parser():
     p.add_argument("action", choices=["merge"])
     p.add_argument("folder", metavar="DIR", help="a results folder brought from elsewhere")
     p.add_argument("--profile", help="when DIR is of one profile (default: as its folder is called)")
-    p.add_argument("--results", default="", help="folder for results (default: results/ of the checkout)")
+    p.add_argument("--results", default="", help="folder for results; records are looked for there alone (default: results/ of the checkout)")
 
     p = command("data", _data, "Write a data set as shards small enough to carry: learngene data pack NAME.")
     p.add_argument("action", choices=["pack"])
@@ -83,6 +83,7 @@ def _parser():
     p = command("distances", _distances, "Measure how far the heads of an ancestry look, on validation images of its own data, and keep it with the ancestry.")
     p.add_argument("ancestry", help="name of an ancestry of `learngene list`, or a folder")
     p.add_argument("--images", type=int, default=1000, help="at most so many validation images (default: 1000)")
+    p.add_argument("--again", action="store_true", help="measure anew, and replace what is kept in the ancestry's folder")
 
     p = command("list", _list, "List paper notebooks, profiles, methods, data sets and ancestries.")
     return parser
@@ -403,8 +404,11 @@ def _distances(args):
     from .ancestry import shipped
     from .running import DISTANCES, measure_distances
 
+    path = shipped().get(args.ancestry, Path(args.ancestry)) / DISTANCES
+    if path.exists() and not args.again:
+        raise ValueError(f"{path} is there; --again measures anew and replaces it.")
     found = measure_distances(args.ancestry, args.images)
-    path = write_atomic(shipped().get(args.ancestry, Path(args.ancestry)) / DISTANCES, json.dumps(found) + "\n")
+    write_atomic(path, json.dumps(found) + "\n")
     print(f"{path}: {len(found['distances'])} layers, {found['images']} {found['part']} images of {found['data']}")
 
 

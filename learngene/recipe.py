@@ -140,7 +140,10 @@ class Recipe(_Typed):
     @classmethod
     def load(cls, path):
         "Read a YAML file, or one that comes with the library (\"digits/ancestry\"). ValueError: unknown key (with the near one), wrong type, value out of range."
-        return cls.from_dict(_read_yaml(find_recipe(path)), where=str(path))
+        found = _read_yaml(find_recipe(path))
+        if "vary" in found and cls is Recipe:
+            raise ValueError(f"{path} is a sweep of many runs, not a recipe; run it by `learngene sweep {path}`, or read it by `Sweep.load`.")
+        return cls.from_dict(found, where=str(path))
 
     @classmethod
     def from_dict(cls, d, where="recipe"):

@@ -185,7 +185,7 @@ def _holm(ps, level=0.05):
         clear[i] = True
     return clear
 
-# %% ../nbs/11_tables.ipynb #c1a12832
+# %% ../nbs/11_tables.ipynb #5af832ac
 def published(
     name: str,  # of a paper notebook, e.g. "table8"
 ) -> pd.DataFrame:  # row, column, value, unit, source
@@ -196,7 +196,7 @@ def published(
     known = pd.read_csv(root / "results/paper/published.csv", dtype=dict(row=str, column=str))
     return known[known.table == name].drop(columns="table").reset_index(drop=True)
 
-# %% ../nbs/11_tables.ipynb #fdf1e235
+# %% ../nbs/11_tables.ipynb #7a5b6ed0
 def beside_paper(
     frame,  # from `to_frame`
     name: str,  # of the paper's table, e.g. "table8"
@@ -225,7 +225,7 @@ def beside_paper(
     table = pd.DataFrame(lines.values(), index=pd.MultiIndex.from_tuples(lines, names=[rows, columns]))
     return table if columns else table.droplevel(1)
 
-# %% ../nbs/11_tables.ipynb #d355ccb9
+# %% ../nbs/11_tables.ipynb #9ccd0271
 def epochs_to(
     curves,  # from `to_curves`
     method: str,  # as labelled
@@ -236,7 +236,7 @@ def epochs_to(
     reached = mean[mean >= target - 1e-12]
     return int(reached.index[0]) if len(reached) else None
 
-# %% ../nbs/11_tables.ipynb #9ccd0271
+# %% ../nbs/11_tables.ipynb #abea3d2c
 def say_epochs(
     curves,  # from `to_curves`
     method: str,  # as labelled
@@ -248,7 +248,7 @@ def say_epochs(
         return f"{method} does not reach it"
     return f"{method} is there before training" if epoch == 0 else f"{method} reaches it after {epoch} epochs ({last / epoch:.1f} times fewer)"
 
-# %% ../nbs/11_tables.ipynb #76cac600
+# %% ../nbs/11_tables.ipynb #52ade947
 def draw_curves(
     curves,  # from `to_curves`
     ax=None,  # matplotlib axes
@@ -268,7 +268,7 @@ def draw_curves(
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
-# %% ../nbs/11_tables.ipynb #cf240f0c
+# %% ../nbs/11_tables.ipynb #0a8cc4d9
 class Results:
     "The results folder of a profile: its ledger, and the tables, figures and cards that are made from it."
     def __init__(
@@ -312,7 +312,7 @@ class Results:
                 figure.savefig(self.folder / f"figures/{name}.{kind}", dpi=150, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
         write_atomic(self.folder / f"tables/{name}.json", json.dumps(card, indent=1) + "\n")
 
-# %% ../nbs/11_tables.ipynb #0a8cc4d9
+# %% ../nbs/11_tables.ipynb #3548d082
 def _origin(ledger, records):
     "File names of the records, under the shelf that each was read from or written to."
     left, found = {file_name(r): json.loads(json.dumps(r)) for r in records}, {}

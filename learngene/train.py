@@ -10,6 +10,7 @@ __all__ = ['seed_epoch', 'borrowed_randomness', 'randomness', 'set_randomness', 
 # %% ../nbs/08_train.ipynb #eeb9d9d7
 from .device import DeviceBatches, DeviceImages, choose_engine
 from .inheriting import merge
+from .recipe import Recipe
 from .vit import eval_mode
 
 import copy
@@ -259,7 +260,7 @@ def set_drop_path(
         p = rate * i / max(1, len(model.blocks) - 1)
         block.drop_path1, block.drop_path2 = (DropPath(p) if p else nn.Identity() for _ in range(2))
 
-# %% ../nbs/08_train.ipynb #6c0d517b
+# %% ../nbs/08_train.ipynb #0ed4ae8a
 @contextmanager
 def arithmetic(
     device,  # of the process
@@ -284,7 +285,7 @@ def arithmetic(
         if workspace is None:
             os.environ.pop(name, None)
 
-# %% ../nbs/08_train.ipynb #8f2c48f7
+# %% ../nbs/08_train.ipynb #5e13d4f6
 def _check_fit(model, data):
     "Does the model take these images, and has it a class for every label?"
     if not isinstance(model, VisionTransformer):
@@ -297,7 +298,7 @@ def _check_fit(model, data):
     if tuple(size) != (data.image_size,) * 2 and not model.dynamic_img_size:
         raise ValueError(f"{data.name} has images of {data.image_size} px, the model takes {size[0]}; set data.image_size.")
 
-# %% ../nbs/08_train.ipynb #da9ddbde
+# %% ../nbs/08_train.ipynb #fcbf3828
 def _gradients(accelerator, model, optimizer, loss_of, x, y, micro):
     "Forward and backward for this process's part of a batch; the loss, detached."
     pieces = list(zip(x.split(micro), y.split(micro)))
@@ -311,7 +312,7 @@ def _gradients(accelerator, model, optimizer, loss_of, x, y, micro):
         total += loss.detach()
     return total
 
-# %% ../nbs/08_train.ipynb #23b7c161
+# %% ../nbs/08_train.ipynb #d7cd2070
 def _step(accelerator, model, optimizer, loss_of, x, y, result, clip):
     "Gradients and update for this process's part of a batch, in pieces of `result.micro_batch`; the loss, detached."
     before, loss = _torch_randomness(x.device), None
@@ -334,7 +335,7 @@ def _step(accelerator, model, optimizer, loss_of, x, y, result, clip):
     optimizer.step()
     return loss
 
-# %% ../nbs/08_train.ipynb #fcbf3828
+# %% ../nbs/08_train.ipynb #9a6fcbdd
 def _torch_randomness(device, state=None):
     "The generators that a forward pass draws from: read them, or put them back."
     cuda = device.type == "cuda"
@@ -344,7 +345,7 @@ def _torch_randomness(device, state=None):
     if cuda:
         torch.cuda.set_rng_state(state[1], device)
 
-# %% ../nbs/08_train.ipynb #189a5c29
+# %% ../nbs/08_train.ipynb #acd98ba8
 @dataclass
 class Fit:
     "What a training run leaves behind, beside the trained model."
@@ -365,11 +366,11 @@ class Fit:
         "Training throughput."
         return self.images / self.seconds if self.seconds else 0.0
 
-# %% ../nbs/08_train.ipynb #d7cd2070
+# %% ../nbs/08_train.ipynb #70cabce3
 def fit(
     model,  # a timm VisionTransformer; trained in place
     data,  # from `load_data`
-    recipe,  # a Recipe: `train`, `augment` and `seed` are used
+    recipe,  # a Recipe, or the name or path of one: `train`, `augment` and `seed` are used
     folder=None,  # for checkpoints; None = none
     on_epoch=None,  # called with each history entry; None prints a line, False is silent
     stop_after=None,  # leave after this epoch, as an interruption would
@@ -379,6 +380,7 @@ def fit(
     deterministic=False,  # allow PyTorch's deterministic algorithms only: slower on a GPU, and the same weights each time
 ) -> Fit:
     "Train as the recipe says, from the last checkpoint in `folder`. ValueError: model and data do not fit; FloatingPointError: a loss that is no number; Paused: time is up."
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     _check_fit(model, data)
     if cadence and cadence.until is not None and folder is None:
         raise ValueError("a run that may stop before its end needs a folder for its checkpoint; give `folder`.")
@@ -402,7 +404,7 @@ def fit(
     accelerator.free_memory()
     return result
 
-# %% ../nbs/08_train.ipynb #a6abf3e6
+# %% ../nbs/08_train.ipynb #23ad2630
 def _engine(asked, state, data, device):
     "The engine of a run, which is the one it was begun with."
     begun = state and state["result"].get("engine", "loader")
@@ -425,7 +427,7 @@ def agreed(
         return flag
     return bool(broadcast(torch.tensor([int(flag)], device=PartialState(cpu=cpu_group()).device)).item())
 
-# %% ../nbs/08_train.ipynb #acd98ba8
+# %% ../nbs/08_train.ipynb #1c257a72
 @dataclass
 class _Run:
     "The parts of a training run."
@@ -454,7 +456,7 @@ class _Run:
         parts = dict(model=self.plain, optimizer=self.optimizer, ema=self.ema, scaler=self.accelerator.scaler)
         return {name: part for name, part in parts.items() if part is not None}
 
-# %% ../nbs/08_train.ipynb #70cabce3
+# %% ../nbs/08_train.ipynb #867d7854
 def _prepare(model, data, recipe, accelerator, result):
     t, world = recipe.train, accelerator.num_processes
     batches = EpochBatches(len(data.train), t.batch_size, recipe.seed, accelerator.process_index, world)
@@ -482,7 +484,7 @@ def _average(r):
     for kept, now in zip(r.ema.buffers(), r.plain.buffers()):
         kept.copy_(now)
 
-# %% ../nbs/08_train.ipynb #de39e452
+# %% ../nbs/08_train.ipynb #fda0148c
 def _fit(r, data, state, folder, on_epoch, stop_after, cadence):
     t, result, watch = r.recipe.train, r.result, _Watch(cadence, r.accelerator)
     first = _resume(r, state)
@@ -504,7 +506,7 @@ def _fit(r, data, state, folder, on_epoch, stop_after, cadence):
         r.plain.load_state_dict(r.ema.state_dict())
     merge(r.plain).eval()
 
-# %% ../nbs/08_train.ipynb #1c257a72
+# %% ../nbs/08_train.ipynb #a212a938
 def _epoch(r, epoch, folder, watch):
     "One pass over the training images, or what is left of it; the mean loss."
     t, device, steps, begun = r.recipe.train, r.accelerator.device, len(r.batches), r.begun or dict(step=0, losses=[])
@@ -536,7 +538,7 @@ def _epoch(r, epoch, folder, watch):
     r.result.seconds += time.perf_counter() - start
     return mean
 
-# %% ../nbs/08_train.ipynb #867d7854
+# %% ../nbs/08_train.ipynb #fd1449ff
 def _finite(r, losses, epoch):
     "The mean loss over steps and processes, which must be a number."
     mean = r.accelerator.reduce(torch.stack(losses).mean(), "mean").item()
@@ -544,7 +546,7 @@ def _finite(r, losses, epoch):
         raise FloatingPointError(f"the loss became {mean} in epoch {epoch}; lower train.lr, or set train.clip_grad or another train.precision.")
     return mean
 
-# %% ../nbs/08_train.ipynb #fda0148c
+# %% ../nbs/08_train.ipynb #79ec15ca
 def _save(r, folder, watch, must, epoch, step=0, losses=()):
     "Write a checkpoint from all processes. OSError when it cannot be written and `must` be."
     own = [dict(losses=torch.stack(losses).cpu(), randomness=randomness(r.accelerator.device))] if step else []
@@ -570,7 +572,7 @@ def _note(r, data, epoch, train_loss):
     r.result.history.append(entry)
     return entry
 
-# %% ../nbs/08_train.ipynb #a212a938
+# %% ../nbs/08_train.ipynb #6e67a9f6
 def _resume(r, state):
     "Put a checkpoint back; the first epoch to do."
     if state is None:

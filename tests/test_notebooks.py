@@ -29,6 +29,22 @@ def published(nb):
     return [o["data"].get("text/markdown") or o["data"]["text/plain"] for o in outputs if "image/png" not in o["data"]]
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "nbs").rglob("*.ipynb")), ids=lambda p: p.stem)
+def test_committed_outputs(path):
+    nb = nbformat.read(path, as_version=4)
+    outputs = [o for c in nb.cells if c.cell_type == "code" for o in c.outputs]
+    assert not [o for o in outputs if o.output_type == "error"] and not [c for c in nb.cells if "execution" in c.metadata]
+    assert outputs or path.parent.name in ("paper", "methods"), "a lesson shows what its cells give; run it"
+
+
+def test_every_run_of_the_digits_profile_is_on_record():
+    there = {path.stem.rsplit("-", 1)[-1] for path in (ROOT / "results/digits/records").glob("*.json")}
+    for path in notebooks().values():
+        for sweep in (v for k, v in parameters_of(path).items() if k.startswith("sweep")):
+            missing = [recipe.name for _, recipe in Sweep.load(f"digits/{sweep}").cells() if recipe.key not in there]
+            assert not missing, f"{sweep}: {missing[:3]}"
+
+
 @pytest.mark.parametrize("profile", ["digits", "small", "paper"])
 def test_a_profile_states_every_table(profile):
     sweeps = [v for path in notebooks().values() for k, v in parameters_of(path).items() if k.startswith("sweep")]
