@@ -116,7 +116,7 @@ def say_against(
     effects,  # from `against`
     ours: str,  # the method that was compared
 ) -> str:
-    "One sentence for each column: which rows are worse, which are better, which cannot be told apart."
+    "One sentence for each column: which rows are worse, which are better, which cannot be told apart; and how many would differ by chance."
     by, lines = effects.columns[0], []
     for column, part in effects.groupby(by, sort=False):
         found = part.assign(verdict=[verdict(c) for _, c in part.iterrows()])
@@ -124,7 +124,7 @@ def say_against(
                  for kind, word in [("better", "better than"), ("worse", "worse than"), ("no clear difference", "not clearly different from")]
                  if len(rows := found[found.verdict == kind])]
         lines.append(f"{column}: {ours} is {'; '.join(parts)} (points, {part.n.iloc[0]} seeds).")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"Of {len(effects)} comparisons, {0.05 * len(effects):.1f} would be called better or worse by chance."])
 
 # %% ../nbs/11_tables.ipynb #0b65254b
 def draw_effects(
@@ -171,8 +171,9 @@ def judge(
     whole, each = _interval(d.mean(axis=1)), [_interval(d[c]) for c in d]
     clear = _holm([c["p"] for c in each])
     better, worse = (sum(ok and sign * c["difference"] > 0 for ok, c in zip(clear, each)) for sign in (1, -1))
-    ahead = whole["low"] > 0
-    verdict = "holds" if ahead and not worse and 2 * better >= len(each) else "holds in part" if ahead or better else "does not hold"
+    ahead, behind = whole["low"] > 0, whole["high"] < 0
+    verdict = ("does not hold" if behind else "holds" if ahead and not worse and 2 * better >= len(each) else
+               "holds in part" if ahead or better else "does not hold" if worse else "undecided")
     return whole | dict(better=better, worse=worse, comparisons=len(each), verdict=verdict)
 
 

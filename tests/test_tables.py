@@ -225,7 +225,7 @@ def test_against_is_compare_cell_by_cell():
 def test_say_against_names_every_row_once():
     frame = table_frame(ours=[0.90, 0.91, 0.92], worse=[0.80, 0.81, 0.82 - 1e-4], same=[0.90, 0.92, 0.91], better=[0.95, 0.96, 0.97 + 1e-4])
     lines = T.say_against(T.against(frame, "ours"), "ours").splitlines()
-    assert len(lines) == 2 and all(f" {word} {m} (" in line for line in lines for word, m in [("better than", "worse"), ("worse than", "better"), ("not clearly different from", "same")])
+    assert len(lines) == 3 and all(f" {word} {m} (" in line for line in lines[:2] for word, m in [("better than", "worse"), ("worse than", "better"), ("not clearly different from", "same")])
 
 
 def test_a_verdict_is_by_p_and_sign():
@@ -257,8 +257,8 @@ CLEAR, NOISE = [1.0, 1.1, 0.9, 1.05], [0.5, -0.5, 0.4, -0.4]
 
 
 @pytest.mark.parametrize("columns, verdict", [
-    ([CLEAR], "holds"), ([CLEAR, NOISE], "holds"), ([[5 * x for x in CLEAR], NOISE, NOISE[::-1]], "holds in part"), ([NOISE], "does not hold"), ([[-x for x in CLEAR]], "does not hold"),
-    ([CLEAR, [-x for x in CLEAR]], "holds in part"), ([[5 * x for x in CLEAR], [-x for x in CLEAR]], "holds in part"), ([[0.0] * 4], "does not hold")])
+    ([CLEAR], "holds"), ([CLEAR, NOISE], "holds"), ([[5 * x for x in CLEAR], NOISE, NOISE[::-1]], "holds in part"), ([NOISE], "undecided"), ([[-x for x in CLEAR]], "does not hold"),
+    ([CLEAR, [-x for x in CLEAR]], "holds in part"), ([[5 * x for x in CLEAR], [-x for x in CLEAR]], "holds in part"), ([CLEAR, [-5 * x for x in CLEAR]], "does not hold"), ([NOISE, [-x / 9 for x in CLEAR]], "does not hold"), ([[0.0] * 4], "undecided")])
 def test_verdicts(columns, verdict):
     assert T.judge(pd.DataFrame(columns).T)["verdict"] == verdict
 
