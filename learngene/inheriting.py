@@ -120,9 +120,9 @@ def plan(
     if budget is not None:
         if not (depth is heads is omega is None and layers == "front"):
             raise ValueError("give a budget or a shape (depth, heads, omega, layers), not both.")
-        from learngene.budgeting import Budget, solve  # a later room
+        from learngene.budgeting import solve  # a later room
 
-        if not isinstance(budget, Budget):
+        if not hasattr(budget, "limits"):
             raise ValueError(f"budget is {budget!r}, wanted a Budget, e.g. learngene.Budget(params=0.25).")
 
         return solve(learngene, budget, ancestry, images, num_classes)
