@@ -232,13 +232,12 @@ def _run(args):
 
 def _is_complete(profile, results, job):
     "Has every run that a notebook shows a record?"
-    from .recipe import Sweep
     from .tables import Results
 
     path, _, parameters = job
-    ledger = Results(profile, results, parameters["fresh"]).ledger
+    here = Results(profile, results, parameters["fresh"])
     try:
-        return all(ledger.find(recipe.key) for sweep in _sweeps(path, parameters) for _, recipe in Sweep.load(f"{profile}/{sweep}").cells())
+        return all(len(records) == n for _, records, n in map(here.find, _sweeps(path, parameters)))
     except FileNotFoundError:
         return False
 

@@ -71,10 +71,15 @@ def compare(
     b: str,  # the method it is compared with
 ) -> dict:  # difference, low, high (percentage points), p, n
     "Paired difference a - b over seeds. ValueError when the two do not have the same seeds, or fewer than two."
+    return _interval(_paired(frame, a, b))
+
+
+def _paired(frame, a, b):
+    "Method a minus method b in points, one number a seed."
     wide = frame[frame.method.isin([a, b])].pivot(index="seed", columns="method", values="accuracy").reindex(columns=[a, b]) * 100
     if wide.isna().any(axis=None) or len(wide) < 2:
         raise ValueError(f"{a} and {b} need the same two or more seeds; there are {len(wide.dropna())} in common.")
-    return _interval(wide[a] - wide[b])
+    return wide[a] - wide[b]
 
 
 def _interval(d):
@@ -156,10 +161,9 @@ def differences(
     by="images",  # label of the columns
 ) -> pd.DataFrame:  # one row a seed, one column a comparison, in points
     "Paired differences of one method minus others, seed by seed. ValueError when a run is missing."
-    wide = frame.pivot(index="seed", columns=[by, "method"], values="accuracy") * 100
     others = [m for m in frame.method.unique() if m != ours] if others is None else others
-    found = pd.DataFrame({(column, other): wide[column][ours] - wide[column][other] for column in frame[by].unique() for other in others})
-    if found.isna().any(axis=None) or len(found) < 2:
+    found = pd.DataFrame({(column, other): _paired(part, ours, other) for column, part in frame.groupby(by, sort=False) for other in others})
+    if found.isna().any(axis=None):
         raise ValueError(f"{ours} and {', '.join(others)} need the same two or more seeds in every column.")
     return found
 

@@ -82,3 +82,12 @@ def pictures(model, n=3, seed=1):
 def zoo():
     "name, seed, options -> model"
     return make
+
+
+@pytest.fixture
+def one_thread():
+    "Sums in one order: what is compared to the last bit is computed on one thread."
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

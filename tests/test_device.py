@@ -28,12 +28,7 @@ RICH_TRAIN = dict(epochs=4, ema=0.9, drop_path=0.2, label_smoothing=0.1, clip_gr
 HOW = dict(engine="device", deterministic=torch.cuda.is_available())  # a processor is deterministic as it is
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def picture(h, w, mode="RGB", seed=0):

@@ -29,12 +29,7 @@ from learngene.vit import build_vit, count_params, vit_config
 RICH_TRAIN = dict(epochs=4, ema=0.9, drop_path=0.2, label_smoothing=0.1, clip_grad=1.0, micro_batch=12)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def data_of(r):
