@@ -31,15 +31,18 @@ class Job:
 
 # --- what there is to do
 
+# what says most about the method first; tables that are not named here follow, in their own order
+VALUE = ("start", "table2", "figure5", "table8", "table4", "table5", "table7", "table3", "figure3", "table1", "fidelity")
+
 
 def plan(
     profile: str,  # folder of recipes
     tables: dict,  # table -> names of its sweeps in the profile, an empty list for one without runs
     whole=True,  # also the profile's own ancestries that no table names
 ):  # (Jobs, the most valuable first; a line for each table)
-    "Ancestries first, then the first seed of every cell of every table, then the next seeds. Each run once, where it is first shown."
+    "Ancestries first, then the first seed of every cell of every table, in the order of VALUE, then the next seeds. Each run once, where it is first shown."
     found, lines = [], []
-    for table, sweeps in tables.items():
+    for table, sweeps in sorted(tables.items(), key=lambda kv: VALUE.index(kv[0]) if kv[0] in VALUE else len(VALUE)):
         cells = []
         for sweep in sweeps:
             try:
@@ -220,6 +223,8 @@ def forecast(
             unknown += seconds is None
         cost = "time unknown" if seconds is None else f"{seconds:.0f} s" + (f", {begun:.0%} done" if todo and begun else "")
         lines.append(f"  {'would run   ' if todo else 'has a record'}  {job}  ({job.recipe.data.name}, {job.recipe.train.epochs} epochs, {cost})")
+    if unknown and not total:
+        return [*lines, f"{unknown} runs of unknown time would run: no record here of such a run tells how long it takes on this kind of device ({here()})"]
     doubt = f", and {unknown} runs of unknown time" if unknown else ""
     side = f"; {total / workers / 60:.0f} minutes with {workers} side by side" if workers > 1 else f" ({total / 60:.0f} minutes)"
     return [*lines, f"about {total:.0f} s of training would run{doubt}{side if total else ''}, at the speeds of records from this kind of device ({here()})"]
