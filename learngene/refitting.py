@@ -181,17 +181,22 @@ def refit(
     began, device, kept = time.perf_counter(), next(child.parameters()).device, _Streams(memory_mb)
     batches = [kept.keep(x) for x in _first(images, batch_size, max_images, device)]
     solver = _Solver(ridge, weight, damping, device)
-    report = RefitReport(sources, stream_errors(child, ancestry, batches, sources), [], sum(map(len, batches)), 0, ridge, 0.0)
+    report = RefitReport(sources, [], [], sum(map(len, batches)), 0, ridge, 0.0)
     with eval_mode(child, ancestry), torch.no_grad():
-        for _ in range(sweeps):
+        inherited = [kept.keep(_embed(child, x.to(device))) for x in batches]
+        for sweep in range(sweeps):
             theirs, ours = ([kept.keep(_embed(m, x.to(device))) for x in batches] for m in (ancestry, child))
             report.tokens, report.after = sum(h.shape[0] * h.shape[1] for h in ours), []
             _warn_if_few(report.tokens, child, values)
             _advance(theirs, device, lambda h: _through(ancestry.blocks[: sources[0]], h))
             for block, width, source, end in zip(child.blocks, widths, sources, _ends(sources, ancestry)):
+                if sweep == 0:  # as it was: nothing of this block is solved yet
+                    _advance(inherited, device, lambda h: _through([block], h))
                 solver.attention(block, ancestry.blocks[source], ours, theirs, attention, values)
                 solver.ffn(block, ancestry.blocks[source: end], ours, theirs, ffn, width, neurons)
                 report.after.append(_relative_error(ours, theirs))
+                if sweep == 0:
+                    report.before.append(_relative_error(inherited, theirs))
             widths = [None] * len(widths)  # once is enough
     report.seconds = time.perf_counter() - began
     return report

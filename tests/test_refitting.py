@@ -67,6 +67,16 @@ def test_error_falls_on_images_not_seen(big, options):
     assert report.after[-1] < report.before[-1] and report.images == 300
 
 
+@pytest.mark.parametrize("options", [{}, dict(sweeps=2), dict(ffn_width=0.5, values=1), dict(memory_mb=0)], ids=str)
+@pytest.mark.parametrize("sources", [None, [1, 3]], ids=str)
+def test_the_report_has_the_errors_of_both_streams(big, options, sources):
+    child, seen = cut(big, heads=2, depth=2), pixels(40)
+    before = stream_errors(child, big, seen, sources)
+    report = refit(child, big, seen, sources=sources, **options)
+    assert report.before == pytest.approx(before, rel=1e-4)
+    assert report.after == pytest.approx(stream_errors(child, big, seen, sources), rel=1e-3)
+
+
 @pytest.mark.parametrize("values", [0, 1])
 def test_removed_combinations_are_restored(big, values):
     "Heads 2 and 3 see what head 0 sees and say what heads 0 and 1 can say together."
