@@ -97,9 +97,9 @@ def prices(
     check_vit(ancestry)
     if not hasattr(ancestry.blocks[0], "ls1"):
         raise ValueError(f"blocks of type {type(ancestry.blocks[0]).__name__} normalise after W^O, where least squares does not apply; wanted pre-norm blocks.")
-    device, sums = next(ancestry.parameters()).device, [_LayerSums() for _ in ancestry.blocks]
+    sums = [_LayerSums() for _ in ancestry.blocks]
     with eval_mode(ancestry), torch.no_grad():
-        for x in _first(images, batch_size, max_images, device):
+        for x in _first(images, batch_size, max_images, ancestry):
             h = _embed(ancestry, x)
             for block, found in zip(ancestry.blocks, sums):
                 h = found.add(block, h)

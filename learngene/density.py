@@ -41,8 +41,23 @@ def _distance_sum(qkv, attn, prefix, weights, renormalize):
     return total / weights.shape[1]
 
 # %% ../nbs/02_density.ipynb #2e471c44
-def _batches(images, batch_size):
-    "Image tensors (B, C, H, W) from a tensor, a Dataset or a DataLoader; labels are dropped."
+def _batches(images, batch_size, model=None):
+    "Image tensors (B, C, H, W) from a tensor, a Dataset or a DataLoader; labels are dropped. ValueError for images that the model does not take."
+    for batch in _loose_batches(images, batch_size):
+        if model is not None:
+            _check_images(batch, model.patch_embed)
+        yield batch
+
+
+def _check_images(batch, embed):
+    wanted, found = (f"{c} channels of {h} x {w} pixels" for c, h, w in ((embed.proj.in_channels, *(embed.img_size or batch.shape[2:])), batch.shape[1:]))
+    if batch.shape[1] != embed.proj.in_channels or embed.strict_img_size and wanted != found:
+        raise ValueError(f"images have {found}, the model takes {wanted}; load them at its size.")
+    if not batch.is_floating_point():
+        raise ValueError(f"images are {str(batch.dtype).removeprefix('torch.')}, wanted numbers normalised as the model wants them; see `load_data`, or timm's transforms.")
+
+
+def _loose_batches(images, batch_size):
     if isinstance(images, torch.Tensor):
         if images.ndim != 4:
             raise ValueError(f"images have shape {tuple(images.shape)}, wanted (images, channels, height, width).")
@@ -88,7 +103,7 @@ def _measure(model, images, batch_size, renormalize, max_images, weigh):
     with eval_mode(model), ExitStack() as undo:
         for layer, block in enumerate(model.blocks):
             undo.callback(block.attn.qkv.register_forward_hook(listen(layer, block.attn)).remove)
-        for batch in _batches(images, batch_size):
+        for batch in _batches(images, batch_size, model):
             batch = batch[: None if max_images is None else max_images - seen].to(device, non_blocking=True)
             if len(batch) == 0:
                 break

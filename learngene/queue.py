@@ -270,7 +270,7 @@ def work(
                 if str(result):
                     say(f"{job}: {result}")
             elif isinstance(result, Exception):
-                failed[job.recipe.key] = job
+                failed[job.recipe.key] = f"{job}: {result}"
                 say(f"{job}: failed, {type(result).__name__}: {result}")
             else:
                 done += 1

@@ -79,7 +79,7 @@ def stream_errors(
     sources = _sources(child, ancestry, sources)
     sums = torch.zeros(2, len(sources), dtype=torch.float64)
     with eval_mode(child, ancestry), torch.no_grad():
-        for x in _first(images, batch_size, max_images, next(child.parameters()).device):
+        for x in _first(images, batch_size, max_images, child):
             ours, theirs = _embed(child, x), _through(ancestry.blocks[: sources[0]], _embed(ancestry, x))
             for i, (block, end) in enumerate(zip(child.blocks, _ends(sources, ancestry))):
                 ours, theirs = _through([block], ours), _through(ancestry.blocks[sources[i]: end], theirs)
@@ -179,7 +179,7 @@ def refit(
     "Solve a descendant's output matrices so that its stream follows the ancestry's; no labels, no training. ValueError: models that do not match, ridge <= 0, bad images."
     sources, widths = _check(child, ancestry, ridge, sources, weight, damping), _widths(child, ffn_width, neurons)
     began, device, kept = time.perf_counter(), next(child.parameters()).device, _Streams(memory_mb)
-    batches = [kept.keep(x) for x in _first(images, batch_size, max_images, device)]
+    batches = [kept.keep(x) for x in _first(images, batch_size, max_images, child)]
     solver = _Solver(ridge, weight, damping, device)
     report = RefitReport(sources, [], [], sum(map(len, batches)), 0, ridge, 0.0)
     with eval_mode(child, ancestry), torch.no_grad():
@@ -320,11 +320,11 @@ def _warn_if_few(tokens, child, values):
         warnings.warn(f"{tokens} tokens for {need} unknowns a channel: the solution leans on the ridge; give more images.", stacklevel=3)
 
 
-def _first(images, batch_size, max_images, device):
+def _first(images, batch_size, max_images, model):
     "Batches of at most max_images images."
     out, left = [], max_images
-    for batch in _batches(images, batch_size):
-        batch = batch[:left].to(device)
+    for batch in _batches(images, batch_size, model):
+        batch = batch[:left].to(next(model.parameters()).device)
         if len(batch):
             out.append(batch)
             left -= len(batch)

@@ -1,5 +1,6 @@
 "Mean attention distance against timm's own unfused attention and distances counted patch by patch."
 import math
+import re
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import learngene as lg
 from learngene import density
+from learngene.methods.slices import block_features
 
 
 def reference(model, x, renormalize=False, grid=None):
@@ -156,6 +158,19 @@ def test_a_batch_without_images_is_named():
     model = make("plain")
     with pytest.raises((ValueError, TypeError), match="(?i)image|batch"):
         lg.mean_attention_distance(model, [{"img": pictures(model)}])
+
+
+@pytest.mark.parametrize("change, says", [
+    (lambda x: x[:, :1], "images have 1 channels of 32 x 32 pixels, the model takes 3 channels of 32 x 32"),
+    (lambda x: x[..., :8], "3 channels of 32 x 8 pixels, the model takes 3 channels of 32 x 32 pixels; load them"),
+    (lambda x: (x * 10).byte(), "images are uint8, wanted numbers normalised"),
+])
+def test_images_that_the_model_does_not_take(change, says):
+    model = make("plain")
+    images = change(pictures(model, 2))
+    for look in (lg.mean_attention_distance, lg.condense, lambda model, images: lg.refit(model, model, images), block_features):
+        with pytest.raises(ValueError, match=re.escape(says)):
+            look(model, images)
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 6, 100])

@@ -173,7 +173,7 @@ def block_features(
     check_vit(model)
     seen, found, device = 0, [], next(model.parameters()).device
     with eval_mode(model):
-        for batch in _batches(images, 64):
+        for batch in _batches(images, 64, model):
             batch = batch[: max_images - seen].to(device)
             if len(batch) == 0:
                 break
