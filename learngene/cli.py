@@ -42,6 +42,7 @@ def _parser():
     p.add_argument("--workers", type=int, default=0, help="runs side by side (default: cores, or 1 on a GPU)")
     p.add_argument("--results", default="", help="folder for results; records are looked for there alone (default: results/ of the checkout)")
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another parameter of the notebook")
+    _add_how(p, ", with --minutes")
 
     p = command("train", _train, "Run one recipe and print its test accuracy.")
     p.add_argument("recipe", help="a YAML file, or the name of one that comes with the library, e.g. digits/ancestry")
@@ -89,10 +90,10 @@ def _parser():
     return parser
 
 
-def _add_how(p):
-    p.add_argument("--engine", default="auto", choices=["auto", "device", "loader"], help="where images are augmented (default: on a GPU that holds them all, else one by one)")
-    p.add_argument("--compile", action="store_true", help="use torch.compile")
-    p.add_argument("--deterministic", action="store_true", help="deterministic algorithms only: slower on a GPU, the same weights each time")
+def _add_how(p, when=""):
+    p.add_argument("--engine", default="auto", choices=["auto", "device", "loader"], help=f"where images are augmented{when} (default: on a GPU that holds them all, else one by one)")
+    p.add_argument("--compile", action="store_true", help=f"use torch.compile{when}")
+    p.add_argument("--deterministic", action="store_true", help=f"deterministic algorithms only{when}: slower on a GPU, the same weights each time")
 
 
 def _how(args):
@@ -196,6 +197,8 @@ def _check_profile(name):
 def _run(args):
     if args.minutes is not None or args.dry_run:
         return _queue(args)
+    if _how(args) != dict(engine="auto", compile=False, deterministic=False):
+        raise ValueError("--engine, --compile and --deterministic are for runs without their notebooks; give --minutes, too.")
     there = notebooks()
     if args.table != "all" and args.table not in there:
         raise ValueError(f"there is no table {args.table!r}{near(args.table, [*there, 'all'])}; there are {', '.join(there)}, and all.")
@@ -304,7 +307,7 @@ def _queue(args):
     for line in lines:
         if "has no sweep" in line and int(os.environ.get("RANK", 0)) == 0:
             print(line, flush=True)
-    queue.work(jobs, results.ledger, home, args.began + queue.seconds_for(args.minutes), workers)
+    queue.work(jobs, results.ledger, home, args.began + queue.seconds_for(args.minutes), workers, **_how(args))
 
 
 def _tables(args):

@@ -254,13 +254,14 @@ def work(
     until: float,  # stop before this time, as `time.time()` counts
     workers=1,  # runs side by side
     say=None,  # called with a line for each run; None prints it
+    **how,  # engine, compile and deterministic, as in `fit`
 ) -> int:  # how many runs are left
     "Do what is missing, in order, until the time is up; an unfinished run stands in its checkpoint. RuntimeError at the end when runs failed."
     say = say or (lambda line: print(line, flush=True) if int(os.environ.get("RANK", 0)) == 0 else None)
     todo = missing(jobs, ledger, home)
     say(f"{len(todo)} of {len(jobs)} runs are left")
     failed, done = {}, 0
-    do = partial(attempt, ledger=ledger, home=home, until=until, aloud=workers <= 1)
+    do = partial(attempt, ledger=ledger, home=home, until=until, aloud=workers <= 1, how=how)
     ancestries, rest = ([job for job in todo if (job.table == "ancestry") == first] for first in (True, False))
     for stage in [*([job] for job in ancestries), rest] if _chained(ancestries) else [ancestries, rest]:
         paused = 0
@@ -295,15 +296,15 @@ def _chained(ancestries):
     return any(a.recipe.key in keys for job in ancestries for a in _ancestries([job.recipe.ancestry]))
 
 
-def attempt(job, ledger, home, until, aloud):
+def attempt(job, ledger, home, until, aloud, how):
     "One job; its record, or the exception that ended it, which is Paused when the time was up."
     on_epoch, cadence = _Occasionally(job) if aloud else False, train.Cadence(seconds=60, until=until)
     try:
         if train.agreed(time.time() >= until):
             return train.Paused()
         if job.table != "ancestry":
-            return running.run(job.recipe, ledger, on_epoch=on_epoch, again=True, home=home, cadence=cadence)
-        folder = running.trained(job.recipe, on_epoch, home, cadence)
+            return running.run(job.recipe, ledger, on_epoch=on_epoch, again=True, home=home, cadence=cadence, **how)
+        folder = running.trained(job.recipe, on_epoch, home, cadence, **how)
         record = read_config(folder, FORMAT)["extra"]["record"]
         if int(os.environ.get("RANK", 0)) == 0:
             ledger.add(record)

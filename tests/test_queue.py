@@ -172,6 +172,16 @@ def test_minutes(tmp_path, minutes):
         cli.main(["run", "all", "--profile", "mini", "--minutes", minutes, "--results", str(tmp_path / "out")])
 
 
+def test_ways_to_run_reach_every_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "notebooks", lambda: (_ for _ in ()).throw(FileNotFoundError))
+    ask = ["run", "all", "--profile", "mini", "--engine", "device", "--deterministic", "--results", str(tmp_path / "out")]
+    cli.main([*ask, "--workers", "1", "--minutes", "5"])
+    assert {(r["run_info"]["engine"], r["run_info"]["deterministic"]) for r in records(tmp_path / "out").values()} == {("device", True)}
+    assert len(records(tmp_path / "out")) == 7
+    with pytest.raises(SystemExit, match="give --minutes, too"):
+        cli.main(ask)
+
+
 # --- forecasts
 
 def forecast(folder, workers=1):
