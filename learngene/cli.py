@@ -357,7 +357,8 @@ def _train(args):
 
     book = ledger.Ledger(args.results) if args.results else None
     record = running.run(args.recipe, book, save=args.save, again=args.again, **_how(args))
-    print(f"{record['run_info']['name']}: {record['train_info']['test_accuracy']:.2%} of {record['meta_info']['data_sizes']['test']} test images")
+    if int(os.environ.get("RANK", 0)) == 0:  # of several processes
+        print(f"{record['run_info']['name']}: {record['train_info']['test_accuracy']:.2%} of {record['meta_info']['data_sizes']['test']} test images")
 
 
 def _sweep(args):
