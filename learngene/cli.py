@@ -91,7 +91,8 @@ def _parser():
 
 
 def _add_how(p, when=""):
-    p.add_argument("--engine", default="auto", choices=["auto", "device", "loader"], help=f"where images are augmented{when} (default: on a GPU that holds them all, else one by one)")
+    p.add_argument("--engine", default="auto", choices=["auto", "device", "loader"],
+                   help=f"where images are augmented{when} (default: on a GPU that holds them all, else one by one)")
     p.add_argument("--compile", action="store_true", help=f"use torch.compile{when}")
     p.add_argument("--deterministic", action="store_true", help=f"deterministic algorithms only{when}: slower on a GPU, the same weights each time")
 

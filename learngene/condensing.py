@@ -12,6 +12,7 @@ from .density import attention_distance_signature, mean_attention_distance
 from .vit import fingerprint, vit_config
 
 import dataclasses
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -136,13 +137,23 @@ def condense(
         distances = mean_attention_distance(model, images, **measure)
     else:
         distances, spreads = attention_distance_signature(model, images, **measure)
-    eps = 10 / 224 * max(model.patch_embed.img_size) if eps is None else eps
+    usual, eps = eps is None, 10 / 224 * max(model.patch_embed.img_size) if eps is None else eps
     ffn_eps = eps if ffn_eps is None else ffn_eps
     counts = [b.attn.num_heads for b in model.blocks]
     clusters = [cluster_heads(distances[l, :n], eps, min_heads, cluster_by, k, None if spreads is None else spreads[l, :n]) for l, n in enumerate(counts)]
+    _warn_if_one(clusters, counts, distances, usual and cluster_by != "kmeans", eps)
     groups = cluster_ffns(distances, clusters, ffn_eps, rule)
     odd = {name: v for name, v, usual in [("cluster_by", cluster_by, "dbscan"), ("k", k, None), ("signature", signature, "mean")] if v != usual}
     return gather(model, clusters, groups, distances, centroid, ffn_centroid, eps=eps, ffn_eps=ffn_eps, min_heads=min_heads, rule=rule, **odd)
 
 
 SIGNATURES = ("mean", "mean+spread")
+
+
+def _warn_if_one(clusters, counts, distances, usual, eps):
+    "The paper's Eps does not fit every model; who did not choose it should hear of it."
+    if usual and max(counts) > 1 and all(len(layer) == 1 for layer in clusters):
+        widest = max(float(d[:n].max() - d[:n].min()) for d, n in zip(distances, counts))
+        text = f"Eps = {eps:.2f} px, the paper's 10 px at this image size, leaves one head a layer"
+        warnings.warn(f"{text}: the heads of a layer look at most {widest:.2f} px differently far; give a smaller eps.", stacklevel=3)
+

@@ -163,7 +163,8 @@ def _read_shard(file):
 def _read_parquet(name, path, download):
     found = {part: sorted(f for n in names for f in path.glob(f"{n}-*.parquet")) for part, names in _PARTS.items()}
     if not found["train"]:
-        raise FileNotFoundError(f"there is no {path / 'train-*.parquet'}: put the shards of a Hugging Face image data set there, set $LEARNGENE_DATA to the folder that holds its folder, or set data.path.")
+        raise FileNotFoundError(f"there is no {path / 'train-*.parquet'}: put the shards of a Hugging Face image data set there, "
+                                "set $LEARNGENE_DATA to the folder that holds its folder, or set data.path.")
     shards = {part: [_read_shard(f) for f in _all_there(files)] for part, files in found.items() if files}
     _check_card(path, {file.name: shard[3] for part in shards for file, shard in zip(found[part], shards[part])})
     classes = shards["train"][0][2] or sorted({v for s in shards["train"] for v in s[1]})

@@ -14,6 +14,7 @@ import tempfile
 import time
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -191,7 +192,7 @@ def refit(
             _advance(theirs, device, lambda h: _through(ancestry.blocks[: sources[0]], h))
             for block, width, source, end in zip(child.blocks, widths, sources, _ends(sources, ancestry)):
                 if sweep == 0:  # as it was: nothing of this block is solved yet
-                    _advance(inherited, device, lambda h: _through([block], h))
+                    _advance(inherited, device, partial(_through, [block]))
                 solver.attention(block, ancestry.blocks[source], ours, theirs, attention, values)
                 solver.ffn(block, ancestry.blocks[source: end], ours, theirs, ffn, width, neurons)
                 report.after.append(_relative_error(ours, theirs))

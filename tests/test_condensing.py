@@ -34,6 +34,17 @@ def test_eps_given():
     assert {k: lg.condense(model, x, ffn_eps=3).how[k] for k in ("eps", "ffn_eps")} == dict(eps=pytest.approx(10 * 32 / 224), ffn_eps=3)
 
 
+def test_an_eps_that_clusters_everything_is_told_who_did_not_choose_it(recwarn):
+    model = make("plain")
+    x = pictures(model)
+    with pytest.warns(UserWarning, match=r"Eps = 1.43 px, the paper's 10 px at this image size, leaves one head a layer: .* at most \d\.\d+ px .*smaller eps"):
+        assert all(len(layer) == 1 for layer in lg.condense(model, x).clusters)
+    recwarn.clear()
+    for options in (dict(eps=1.43), dict(cluster_by="kmeans", k=1)):
+        assert all(len(layer) == 1 for layer in lg.condense(model, x, **options).clusters)
+    assert not recwarn
+
+
 @pytest.mark.parametrize("eps, ffn_eps, min_heads, rule", [(0.1, None, 1, "printed"), (0.3, 2.0, 1, "stated"), (0.5, 0.01, 2, "printed")])
 def test_clusters_and_groups_follow_from_the_distances(eps, ffn_eps, min_heads, rule):
     model = make("plain", seed=3)
