@@ -7,7 +7,7 @@ __all__ = ['ENGINES', 'resampling', 'Dice', 'Augment', 'DeviceImages', 'DeviceBa
 
 # %% ../nbs/15_device.ipynb #5d9e6e47
 from ._files import near
-from .data import DECODED_LIMIT, ImageDataset
+from .data import DECODED_LIMIT, ImageDataset, _Decoded
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -119,7 +119,7 @@ def _smooth(x):
 
 
 def _posterize(x, level, fill):
-    return x & (256 - 2 ** (8 - level.clamp(1, 8))).byte()[:, None, None, None]  # one bit stays, as in the data room
+    return x & (256 - 2 ** (8 - level.clamp(1, 8))).round().byte()[:, None, None, None]  # one bit stays, as in the data room
 
 
 def _solarize(x, level, fill):
@@ -199,15 +199,16 @@ class Augment:
                     pass
                 case _:
                     raise ValueError(f"{type(t).__name__} is not done in batches")
+        self.white = torch.tensor(255.0)  # a GPU would multiply by a number's reciprocal, and differ in the last bit
         self.size = (self.crop or self.fixed[-1]).size[0]
 
     def __call__(self, pixels, sizes, dice=None):
         "uint8 (B, H, W, C) on a device, and heights and widths (B, 2) on the processor, to normalised (B, C, size, size)."
-        self.mean, self.std = self.mean.to(pixels.device), self.std.to(pixels.device)
+        self.mean, self.std, self.white = (t.to(pixels.device) for t in (self.mean, self.std, self.white))
         x = _cropped(self, pixels, sizes.float(), dice)
         if self.colours:
             x = _recoloured(x, self.colours, dice)
-        x = (x.float() / 255 - self.mean) / self.std
+        x = (x.float() / self.white - self.mean) / self.std
         return _erased(x, self.erase, dice) if self.erase else x
 
 # %% ../nbs/15_device.ipynb #d90e6a23
@@ -219,6 +220,22 @@ def _moved_in(augment, image):
         image.thumbnail((4 * augment.size, 4 * augment.size), Image.BICUBIC)
     pixels = np.asarray(image)
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _all_moved_in(augment, images):
+    "The same for a part, in blocks on all cores. Arrays that a PIL image would leave as they are stay arrays."
+    pile, size = images.images, augment.size
+    arrays = isinstance(pile.items, (np.ndarray, _Decoded)) and all({*np.ravel(t.size)} == {size} for t in augment.fixed)
+
+    def move(i):
+        item = pile.items[i] if arrays else None
+        whole = isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.ndim == (2 if pile.mode == "L" else 3)
+        if whole and (item.shape[:2] == (size, size) if augment.fixed else max(item.shape[:2]) <= 4 * size):
+            return item.reshape(*item.shape[:2], -1)
+        return _moved_in(augment, pile[i])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        blocks = pool.map(lambda some: [move(i) for i in some.tolist()], np.array_split(images.index, len(images) // 256 + 1))
+        return [pixels for block in blocks for pixels in block]
 
 
 def _cropped(augment, pixels, sizes, dice):
@@ -282,8 +299,7 @@ class DeviceImages:
         device,  # where its pixels shall lie
     ):
         self.augment, self.labels = Augment(images.transform), images.labels
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            pixels = list(pool.map(lambda i: _moved_in(self.augment, images.images[int(i)]), images.index))
+        pixels = _all_moved_in(self.augment, images)
         self.sizes = torch.tensor([p.shape[:2] for p in pixels]).view(-1, 2)
         room = np.zeros((len(pixels), *(self.sizes.amax(0).tolist() if pixels else (0, 0)), pixels[0].shape[2] if pixels else 0), np.uint8)
         for place, p in zip(room, pixels):
@@ -314,9 +330,28 @@ class DeviceBatches:
         self.images, self.batches = images, batches
 
     def __iter__(self):
-        b = self.batches
-        for step, index in enumerate(b, b.first):
-            yield self.images.batch(index, Dice(b.seed, b.epoch, step, b.rank, b.world, self.images.pixels.device))
+        b, device = self.batches, self.images.pixels.device
+        batches = (self.images.batch(index, Dice(b.seed, b.epoch, step, b.rank, b.world, device)) for step, index in enumerate(b, b.first))
+        return _ahead(batches, device) if device.type == "cuda" else batches
+
+
+def _ahead(batches, device):
+    "The same batches, each made beside the step before it: on a stream of its own, which the step then waits for."
+    stream, main, waiting = torch.cuda.Stream(device), torch.cuda.current_stream(device), None
+    stream.wait_stream(main)
+    while True:
+        with torch.cuda.stream(stream):
+            made = next(batches, None)
+            made = made and (made, stream.record_event())
+        if waiting:
+            batch, ready = waiting
+            main.wait_event(ready)
+            for t in batch:
+                t.record_stream(main)  # its memory is not given to a later batch before the step is done
+            yield batch
+        waiting = made
+        if made is None:
+            return
 
 # %% ../nbs/15_device.ipynb #5d209925
 ENGINES = ("auto", "device", "loader")

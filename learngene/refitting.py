@@ -191,7 +191,7 @@ def refit(
             for block, width, source, end in zip(child.blocks, widths, sources, _ends(sources, ancestry)):
                 solver.attention(block, ancestry.blocks[source], ours, theirs, attention, values)
                 solver.ffn(block, ancestry.blocks[source: end], ours, theirs, ffn, width, neurons)
-                report.after.append(_relative_error(ours, theirs))
+                report.after.append(_relative_error(ours, theirs, device))
             widths = [None] * len(widths)  # once is enough
     report.seconds = time.perf_counter() - began
     return report
@@ -275,8 +275,12 @@ def _add_rows(linear, scale, dW, db):
         linear.bias += (back[:, 0] * db).to(linear.bias)
 
 
-def _relative_error(ours, theirs):
-    return (sum((a - b).square().sum().item() for a, b in zip(ours, theirs)) / sum(b.square().sum().item() for b in theirs)) ** 0.5
+def _relative_error(ours, theirs, device):
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    for a, b in zip(ours, theirs):
+        a, b = a.to(device), b.to(device)  # one of them may lie in a file
+        sums += torch.stack([(a - b).square().sum(), b.square().sum()])
+    return (sums[0] / sums[1]).sqrt().item()
 
 # %% ../nbs/12_refitting.ipynb #4ccba0e5
 def _check(child, ancestry, ridge, sources, weight, damping):
@@ -386,7 +390,7 @@ def choose_neurons(
         rows[j] = (S[pick] - rows[:j, pick] @ rows[:j]) / left[pick].clamp_min(1e-30).sqrt()
         left = left - rows[j].square()
         taken.append(pick)
-        left[taken] = -torch.inf
+        left[pick] = -torch.inf
     return sorted(taken)
 
 # %% ../nbs/12_refitting.ipynb #bea1e378

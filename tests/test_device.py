@@ -285,6 +285,26 @@ def test_evaluation_is_the_loaders():
     assert a == b and a["images"] == 101
 
 
+@pytest.mark.parametrize("change", [dict(crop="resized"), dict(crop="pad"), dict(crop="none")], ids=str)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_arrays_that_are_as_wanted_move_in_untouched(tmp_path, monkeypatch, change, mode):
+    "From an array and from the data room's decoded file; and what is not as wanted as before, through PIL."
+    monkeypatch.setenv("LEARNGENE_HOME", str(tmp_path))
+    for side in (16, 24, 80):
+        pictures = [picture(side, side, mode, i) for i in range(6)]
+        arrays = np.stack([np.asarray(p) for p in pictures])
+        piles = [Images(pictures, np.arange(6), list("abcdef"), "", range(6), mode), Images(arrays, np.arange(6), list("abcdef"), "", range(6), mode)]
+        seen = []
+        for pile in piles:
+            with monkeypatch.context() as m:
+                moved = D._moved_in
+                m.setattr(D, "_moved_in", lambda *args: (seen.append(1), moved(*args))[1])
+                there = DeviceImages(ImageDataset(pile, np.array([5, 0, 3]), transform(channels=len(mode), **change)), CPU)
+            piles[piles.index(pile)] = there
+        assert torch.equal(piles[0].pixels, piles[1].pixels) and torch.equal(piles[0].sizes, piles[1].sizes) and piles[1].labels.tolist() == [5, 0, 3]
+        assert len(seen) == (3 if side <= (64 if change["crop"] == "resized" else 16) and (side == 16 or change["crop"] == "resized") else 6)
+
+
 # --- which way
 
 def test_engine_by_size_and_kind(monkeypatch):
@@ -390,14 +410,14 @@ def settings():
     import os
 
     return (torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory, os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
 
 
 def test_deterministic_within_and_as_before_afterwards(monkeypatch):
     before, seen, step = settings(), [], T._step
     monkeypatch.setattr(T, "_step", lambda *args: (seen.append(settings()), step(*args))[1])
     model, done = train(recipe(augment=RICH), deterministic=True)
-    assert all(s[1:] == (True, False, True, False, ":4096:8") for s in seen) and settings() == before and done.deterministic
+    assert all(s[1:] == (True, False, True, False, False, ":4096:8") for s in seen) and settings() == before and done.deterministic
     if not torch.cuda.is_available():
         assert same(model, train(recipe(augment=RICH), deterministic=False)[0])
 
@@ -413,6 +433,18 @@ def test_settings_come_back_after_an_error(monkeypatch):
         assert settings() == before
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_what_cublas_wants_is_said_before_its_first_product():
+    "PyTorch looks once, at the first matrix product on a GPU, which may come before the first deterministic run."
+    import os
+    import subprocess
+    import sys
+
+    code = "import os, learngene.train; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
+    for given, found in (({}, ":4096:8"), (dict(CUBLAS_WORKSPACE_CONFIG=":16:8"), ":16:8")):
+        env = {k: v for k, v in os.environ.items() if k != "CUBLAS_WORKSPACE_CONFIG"} | given
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env).stdout.strip() == found
 
 
 def test_matrices_on_a_gpu_use_its_tensor_cores():
