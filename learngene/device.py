@@ -130,20 +130,29 @@ def _solarize_add(x, level, fill):
     return torch.where(x < 128, (x + level[:, None, None, None]).clamp(max=255).byte(), x)
 
 # %% ../nbs/15_device.ipynb #ea68523e
-def _warp(**places):
-    "Move pixels: the identity plus `level` times the given factors, by place in the matrix, e.g. r0c1."
-    def warp(x, level, fill):
-        theta = torch.eye(2, 3, device=x.device).repeat(len(x), 1, 1)
+class _Warp:
+    "Move pixels, each image by a matrix (2, 3) that `matrices` makes of its level. Several kinds of moves can then be one."
+    def __init__(self, matrices):
+        self.matrices = matrices
+
+    def __call__(self, x, level, fill):
+        return _look(x, self.matrices(level), fill)
+
+
+def _shift(**places):
+    "The identity plus `level` times the given factors, by place in the matrix, e.g. r0c1."
+    def matrices(level):
+        theta = torch.eye(2, 3, device=level.device).repeat(len(level), 1, 1)
         for place, factor in places.items():
             theta[:, int(place[1]), int(place[3])] += factor * level
-        return _look(x, theta, fill)
-    return warp
+        return theta
+    return _Warp(matrices)
 
 
-def _rotate(x, level, fill):
+def _rotation(level):
     angle = -level.deg2rad()
     zero = torch.zeros_like(angle)
-    return _look(x, torch.stack([angle.cos(), angle.sin(), zero, -angle.sin(), angle.cos(), zero], 1).view(-1, 2, 3), fill)
+    return torch.stack([angle.cos(), angle.sin(), zero, -angle.sin(), angle.cos(), zero], 1).view(-1, 2, 3)
 
 
 def _look(x, theta, fill):
@@ -157,7 +166,7 @@ _OPERATIONS = dict(
     Posterize=_posterize, Solarize=_solarize, SolarizeAdd=_solarize_add,
     Color=_enhance(lambda x: V.adjust_saturation(x, 0.0)), Contrast=_enhance(lambda x: V.adjust_contrast(x, 0.0)),
     Brightness=_enhance(torch.zeros_like), Sharpness=_enhance(_smooth),
-    ShearX=_warp(r0c1=1, r0c2=1), ShearY=_warp(r1c0=1, r1c2=1), TranslateX=_warp(r0c2=2), TranslateY=_warp(r1c2=2), Rotate=_rotate)
+    ShearX=_shift(r0c1=1, r0c2=1), ShearY=_shift(r1c0=1, r1c2=1), TranslateX=_shift(r0c2=2), TranslateY=_shift(r1c2=2), Rotate=_Warp(_rotation))
 
 
 def _operation(name):
@@ -222,22 +231,6 @@ def _moved_in(augment, image):
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def _all_moved_in(augment, images):
-    "The same for a part, in blocks on all cores. Arrays that a PIL image would leave as they are stay arrays."
-    pile, size = images.images, augment.size
-    arrays = isinstance(pile.items, (np.ndarray, _Decoded)) and all({*np.ravel(t.size)} == {size} for t in augment.fixed)
-
-    def move(i):
-        item = pile.items[i] if arrays else None
-        whole = isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.ndim == (2 if pile.mode == "L" else 3)
-        if whole and (item.shape[:2] == (size, size) if augment.fixed else max(item.shape[:2]) <= 4 * size):
-            return item.reshape(*item.shape[:2], -1)
-        return _moved_in(augment, pile[i])
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        blocks = pool.map(lambda some: [move(i) for i in some.tolist()], np.array_split(images.index, len(images) // 256 + 1))
-        return [pixels for block in blocks for pixels in block]
-
-
 def _cropped(augment, pixels, sizes, dice):
     "Crop and flip; uint8 (B, C, size, size)."
     n, size, crop = len(pixels), augment.size, augment.crop
@@ -250,7 +243,8 @@ def _cropped(augment, pixels, sizes, dice):
         box, bounds = torch.cat([corner, torch.full_like(corner, size)], 1), torch.cat([torch.zeros_like(sizes), sizes], 1)
     else:
         box = bounds = _resized_boxes(dice.draw(n, 22), *sizes.T, crop.scale, crop.ratio)
-    return _crop(pixels, *(_send(t, pixels.device) for t in (box, bounds, flip)), size)
+    sent = _send(torch.cat([box, bounds, flip[:, None]], 1), pixels.device)
+    return _crop(pixels, sent[:, :4], sent[:, 4:8], sent[:, 8] > 0, size)
 
 # %% ../nbs/15_device.ipynb #8fac0f89
 def _known(colours):
@@ -263,21 +257,23 @@ def _known(colours):
 
 def _recoloured(x, colours, dice):
     "RandAugment on uint8 images (B, C, H, W)."
-    ops, op = colours.ops, colours.ops[0]
-    fill = torch.zeros(x.shape[1], 1, 1, device=x.device)
-    for channel, value in zip(fill, op.kwargs["fillcolor"]):
-        channel.fill_(value)
+    op, do = colours.ops[0], [_operation(o.name) for o in colours.ops]
+    still = [not isinstance(f, _Warp) for f in do]
+    turn, first = sorted(range(len(do)), key=still.__getitem__, reverse=True), sum(still)  # moves last: all of them are one
+    place, ops, do = torch.tensor(turn).argsort(), [colours.ops[i] for i in turn], [do[i] for i in turn]
+    fill = _send(torch.tensor(op.kwargs["fillcolor"][:x.shape[1]]).float().view(-1, 1, 1), x.device)
     for _ in range(colours.num_layers):
         which, chance, strength, sign = dice.draw(len(x), 4).T
-        which = torch.where(chance < op.prob, (which * len(ops)).long(), len(ops))
+        which = torch.where(chance < op.prob, place[(which * len(ops)).long()], len(ops))
         m = op.magnitude * strength if op.magnitude_std == float("inf") else op.magnitude + op.magnitude_std * torch.special.ndtri(strength)
         m, sign = m.clamp(0, op.magnitude_max or 10) / 10, torch.where(sign < 0.5, 1, -1)
         order, counts = which.argsort(stable=True), which.bincount(minlength=len(ops) + 1).tolist()
         levels = [_LEVELS.get(o.name, lambda m, s: 0 * m)(*pair) for o, *pair in zip(ops, m[order].split(counts), sign[order].split(counts))]
-        there, back, level = (_send(t, x.device) for t in (order, order.argsort(), torch.cat(levels)))
-        groups = x[there].split(counts)
-        done = [_operation(o.name)(group, l, fill) if len(group) else group for o, group, l in zip(ops, groups, level.split(counts[:-1]))]
-        x = torch.cat([*done, groups[-1]])[back]
+        theta = torch.cat([torch.zeros(0, 2, 3), *(f.matrices(level) for f, level in zip(do[first:], levels[first:]))])
+        there, back, level, theta = (_send(t, x.device) for t in (order, order.argsort(), torch.cat([torch.zeros(0), *levels[:first]]), theta))
+        *groups, moved, rest = x[there].split([*counts[:first], sum(counts[first:-1]), counts[-1]])
+        done = [f(group, l, fill) if len(group) else group for f, group, l in zip(do, groups, level.split(counts[:first]))]
+        x = torch.cat([*done, _look(moved, theta, fill) if len(moved) else moved, rest])[back]
     return x
 
 
@@ -289,6 +285,22 @@ def _erased(x, erase, dice):
     rows, columns = (torch.arange(s, device=x.device)[None] for s in x.shape[2:])
     tall, wide = ((at >= start[:, None]) & (at < (start + extent)[:, None]) for at, start, extent in ((rows, top, tall), (columns, left, wide)))
     return torch.where(tall[:, None, :, None] & wide[:, None, None, :], dice.noise(x), x)
+
+# %% ../nbs/15_device.ipynb #3c1f9a72
+def _all_moved_in(augment, images):
+    "What is done to each image of a part once, in blocks on all cores. Arrays that a PIL image would come back from unchanged stay as they are."
+    pile, size = images.images, augment.size
+    arrays = isinstance(pile.items, (np.ndarray, _Decoded)) and all({*np.ravel(t.size)} == {size} for t in augment.fixed)
+
+    def move(i):
+        item = pile.items[i] if arrays else None
+        whole = isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.ndim == (2 if pile.mode == "L" else 3)
+        if whole and (item.shape[:2] == (size, size) if augment.fixed else max(item.shape[:2]) <= 4 * size):
+            return item.reshape(*item.shape[:2], -1)
+        return _moved_in(augment, pile[i])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        blocks = pool.map(lambda some: [move(i) for i in some.tolist()], np.array_split(images.index, len(images) // 256 + 1))
+        return [pixels for block in blocks for pixels in block]
 
 # %% ../nbs/15_device.ipynb #877f71c4
 class DeviceImages:
