@@ -1,4 +1,5 @@
 "Images on the device: batches that mean what the data room's transforms mean, and runs that go on exactly."
+import contextlib
 import dataclasses
 import random
 import shutil
@@ -272,6 +273,39 @@ def test_labels_are_untouched_and_an_epoch_goes_on_where_it_was():
         assert all(torch.equal(x, rest) for (x, _), (rest, _) in zip(epoch[3:], loader, strict=True))
 
 
+def test_batches_made_ahead_are_handed_over_in_turn(monkeypatch):
+    "Each is made while the one before it is still in use, which waits for its own making alone."
+    log = []
+
+    class Stream:
+        def wait_stream(self, other):
+            log.append("begin")
+
+        def record_event(self):
+            return made[-1]
+
+        def wait_event(self, event):
+            log.append(f"wait for {event}")
+
+    class Piece(str):
+        def record_stream(self, stream):
+            log.append(f"keep {self}")
+
+    def making():
+        for k in range(3):
+            made.append(k)
+            log.append(f"make {k}")
+            yield Piece(f"x{k}"), Piece(f"y{k}")
+    for name, value in dict(Stream=lambda device: Stream(), current_stream=lambda device: Stream(), stream=lambda stream: contextlib.nullcontext()).items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    made, got = [], []
+    for batch in D._ahead(making(), "cuda"):
+        log.append("use")
+        got.append(batch)
+    assert got == [(f"x{k}", f"y{k}") for k in range(3)]
+    assert log == ["begin", "make 0", "make 1", "wait for 0", "keep x0", "keep y0", "use", "make 2", "wait for 1", "keep x1", "keep y1", "use", "wait for 2", "keep x2", "keep y2", "use"]
+
+
 def test_callers_random_generators_are_not_drawn_from():
     there, before = DeviceImages(part(all_on(), [(24, 24)] * 4), CPU), (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     there.batch(range(4), Dice(0, 1, 0))
@@ -397,6 +431,78 @@ def test_an_ancestry_is_trained_in_the_same_way(tmp_path, monkeypatch):
     lg.run(recipe(tmp_path / "teacher.yaml", train=dict(epochs=1)), lg.Ledger(tmp_path / "l"), on_epoch=False, engine="device")
     (path,) = (tmp_path / "ancestries" / "ledger").rglob("*.json")
     assert '"engine": "device"' in path.read_text()
+
+
+# --- on a GPU alone
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
+
+@gpu
+@pytest.mark.parametrize("change", [dict(engine="device"), dict(engine="loader"), dict(engine="loader", workers=2)], ids=str)
+def test_cut_off_on_a_gpu_in_bf16(tmp_path, monkeypatch, change):
+    "After every third step."
+    how = dict(engine=change["engine"], deterministic=True)
+    r, calls = recipe(augment=RICH, train=RICH_TRAIN | dict(precision="bf16", workers=change.get("workers", 0))), 0
+    whole, a = train(r, **how)
+    step, left = T._step, [3]
+
+    def strike(*args):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return step(*args)
+    monkeypatch.setattr(T, "_step", strike)
+    while True:
+        try:
+            model, b = train(r, vit(calls), tmp_path, cadence=T.Cadence(steps=1), **how)
+            break
+        except KeyboardInterrupt:
+            calls, left[0] = calls + 1, 3
+            torch.randn(calls, device="cuda")
+    assert calls == 5 and same(whole, model) and a.history == b.history and a.engine == change["engine"]
+
+
+@gpu
+def test_no_step_waits_for_the_gpu(monkeypatch):
+    "From the first step of an epoch to its end, making the batches included."
+    step, finite, counted = T._step, T._finite, []
+
+    def stepping(*args):
+        out = step(*args)
+        torch.cuda.set_sync_debug_mode("error")
+        counted.append(1)
+        return out
+
+    def finishing(*args):
+        torch.cuda.set_sync_debug_mode("default")
+        return finite(*args)
+    monkeypatch.setattr(T, "_step", stepping)
+    monkeypatch.setattr(T, "_finite", finishing)
+    try:
+        train(recipe(augment=RICH, train=RICH_TRAIN | dict(precision="bf16")), deterministic=False)
+        train(recipe(augment=RICH | dict(crop="pad"), train=RICH_TRAIN), deterministic=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(counted) == 32
+
+
+@gpu
+@pytest.mark.parametrize("crop", ["resized", "pad", "none"])
+def test_a_gpu_makes_the_same_batches(crop):
+    "But for rounding, and for erasing's noise."
+    dataset = part(transform(crop=crop, hflip=0.5, rand_augment="rand-m9-mstd0.5-inc1"), [(16, 16)] * 64)
+    (a, y), (b, z) = (DeviceImages(dataset, device).batch(range(64), Dice(0, 1, 0, device=device)) for device in ("cpu", "cuda"))
+    apart = ((a - b.cpu()).abs() * 0.25 * 255).round()
+    assert torch.equal(y, z.cpu()) and (apart > 1).float().mean() < 0.01
+    plain = part(eval_transform(16, (0.48, 0.45, 0.41), (0.23, 0.22, 0.21)), [(16, 16)] * 5)
+    assert torch.equal(DeviceImages(plain, "cuda").batch(range(5))[0].cpu(), stacked(plain)), "what evaluation sees is the loader's to the last bit"
+
+
+@gpu
+def test_peak_memory_is_of_this_run():
+    torch.zeros(2**28, device="cuda")  # a GiB, given back at once
+    assert train(recipe())[1].peak_memory_mb < 512
 
 
 # --- arithmetic
