@@ -172,7 +172,7 @@ def _by_width(gram, ridge):
     "What is lost for every FFN width from 0 to all, neurons taken by pivoted QR, (n + 1,)."
     S, C, _, _ = gram.moments()
     S = S + ridge * S.diagonal().mean() * torch.eye(len(S), dtype=S.dtype, device=S.device)
-    left, taken, lost = S.diagonal().clone(), [], [gram.spread]
+    left, lost = S.diagonal().clone(), [gram.spread]
     rows, answers = S.new_zeros(len(S), len(S)), C.new_zeros(len(S), C.shape[1])
     for j in range(len(S)):
         pick = int(left.argmax())
@@ -180,8 +180,7 @@ def _by_width(gram, ridge):
         answers[j] = (C[pick] - rows[:j, pick] @ answers[:j]) / scale
         rows[j] = (S[pick] - rows[:j, pick] @ rows[:j]) / scale
         left = left - rows[j].square()
-        taken.append(pick)
-        left[taken] = -torch.inf
+        left[pick] = -torch.inf
         lost.append(lost[-1] - answers[j].square().sum().item())
     return torch.tensor(lost, dtype=torch.float64)
 

@@ -7,7 +7,7 @@ __all__ = ['ENGINES', 'resampling', 'Dice', 'Augment', 'DeviceImages', 'DeviceBa
 
 # %% ../nbs/15_device.ipynb #5d9e6e47
 from ._files import near
-from .data import DECODED_LIMIT, ImageDataset
+from .data import DECODED_LIMIT, ImageDataset, _Decoded
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -119,7 +119,7 @@ def _smooth(x):
 
 
 def _posterize(x, level, fill):
-    return x & (256 - 2 ** (8 - level.clamp(1, 8))).byte()[:, None, None, None]  # one bit stays, as in the data room
+    return x & (256 - 2 ** (8 - level.clamp(1, 8))).round().byte()[:, None, None, None]  # one bit stays, as in the data room
 
 
 def _solarize(x, level, fill):
@@ -130,20 +130,29 @@ def _solarize_add(x, level, fill):
     return torch.where(x < 128, (x + level[:, None, None, None]).clamp(max=255).byte(), x)
 
 # %% ../nbs/15_device.ipynb #ea68523e
-def _warp(**places):
-    "Move pixels: the identity plus `level` times the given factors, by place in the matrix, e.g. r0c1."
-    def warp(x, level, fill):
-        theta = torch.eye(2, 3, device=x.device).repeat(len(x), 1, 1)
+class _Warp:
+    "Move pixels, each image by a matrix (2, 3) that `matrices` makes of its level. Several kinds of moves can then be one."
+    def __init__(self, matrices):
+        self.matrices = matrices
+
+    def __call__(self, x, level, fill):
+        return _look(x, self.matrices(level), fill)
+
+
+def _shift(**places):
+    "The identity plus `level` times the given factors, by place in the matrix, e.g. r0c1."
+    def matrices(level):
+        theta = torch.eye(2, 3, device=level.device).repeat(len(level), 1, 1)
         for place, factor in places.items():
             theta[:, int(place[1]), int(place[3])] += factor * level
-        return _look(x, theta, fill)
-    return warp
+        return theta
+    return _Warp(matrices)
 
 
-def _rotate(x, level, fill):
+def _rotation(level):
     angle = -level.deg2rad()
     zero = torch.zeros_like(angle)
-    return _look(x, torch.stack([angle.cos(), angle.sin(), zero, -angle.sin(), angle.cos(), zero], 1).view(-1, 2, 3), fill)
+    return torch.stack([angle.cos(), angle.sin(), zero, -angle.sin(), angle.cos(), zero], 1).view(-1, 2, 3)
 
 
 def _look(x, theta, fill):
@@ -157,7 +166,7 @@ _OPERATIONS = dict(
     Posterize=_posterize, Solarize=_solarize, SolarizeAdd=_solarize_add,
     Color=_enhance(lambda x: V.adjust_saturation(x, 0.0)), Contrast=_enhance(lambda x: V.adjust_contrast(x, 0.0)),
     Brightness=_enhance(torch.zeros_like), Sharpness=_enhance(_smooth),
-    ShearX=_warp(r0c1=1, r0c2=1), ShearY=_warp(r1c0=1, r1c2=1), TranslateX=_warp(r0c2=2), TranslateY=_warp(r1c2=2), Rotate=_rotate)
+    ShearX=_shift(r0c1=1, r0c2=1), ShearY=_shift(r1c0=1, r1c2=1), TranslateX=_shift(r0c2=2), TranslateY=_shift(r1c2=2), Rotate=_Warp(_rotation))
 
 
 def _operation(name):
@@ -199,15 +208,16 @@ class Augment:
                     pass
                 case _:
                     raise ValueError(f"{type(t).__name__} is not done in batches")
+        self.white = torch.tensor(255.0)  # a GPU would multiply by a number's reciprocal, and differ in the last bit
         self.size = (self.crop or self.fixed[-1]).size[0]
 
     def __call__(self, pixels, sizes, dice=None):
         "uint8 (B, H, W, C) on a device, and heights and widths (B, 2) on the processor, to normalised (B, C, size, size)."
-        self.mean, self.std = self.mean.to(pixels.device), self.std.to(pixels.device)
+        self.mean, self.std, self.white = (t.to(pixels.device) for t in (self.mean, self.std, self.white))
         x = _cropped(self, pixels, sizes.float(), dice)
         if self.colours:
             x = _recoloured(x, self.colours, dice)
-        x = (x.float() / 255 - self.mean) / self.std
+        x = (x.float() / self.white - self.mean) / self.std
         return _erased(x, self.erase, dice) if self.erase else x
 
 # %% ../nbs/15_device.ipynb #d90e6a23
@@ -233,7 +243,8 @@ def _cropped(augment, pixels, sizes, dice):
         box, bounds = torch.cat([corner, torch.full_like(corner, size)], 1), torch.cat([torch.zeros_like(sizes), sizes], 1)
     else:
         box = bounds = _resized_boxes(dice.draw(n, 22), *sizes.T, crop.scale, crop.ratio)
-    return _crop(pixels, *(_send(t, pixels.device) for t in (box, bounds, flip)), size)
+    sent = _send(torch.cat([box, bounds, flip[:, None]], 1), pixels.device)
+    return _crop(pixels, sent[:, :4], sent[:, 4:8], sent[:, 8] > 0, size)
 
 # %% ../nbs/15_device.ipynb #8fac0f89
 def _known(colours):
@@ -246,21 +257,23 @@ def _known(colours):
 
 def _recoloured(x, colours, dice):
     "RandAugment on uint8 images (B, C, H, W)."
-    ops, op = colours.ops, colours.ops[0]
-    fill = torch.zeros(x.shape[1], 1, 1, device=x.device)
-    for channel, value in zip(fill, op.kwargs["fillcolor"]):
-        channel.fill_(value)
+    op, do = colours.ops[0], [_operation(o.name) for o in colours.ops]
+    still = [not isinstance(f, _Warp) for f in do]
+    turn, first = sorted(range(len(do)), key=still.__getitem__, reverse=True), sum(still)  # moves last: all of them are one
+    place, ops, do = torch.tensor(turn).argsort(), [colours.ops[i] for i in turn], [do[i] for i in turn]
+    fill = _send(torch.tensor(op.kwargs["fillcolor"][:x.shape[1]]).float().view(-1, 1, 1), x.device)
     for _ in range(colours.num_layers):
         which, chance, strength, sign = dice.draw(len(x), 4).T
-        which = torch.where(chance < op.prob, (which * len(ops)).long(), len(ops))
+        which = torch.where(chance < op.prob, place[(which * len(ops)).long()], len(ops))
         m = op.magnitude * strength if op.magnitude_std == float("inf") else op.magnitude + op.magnitude_std * torch.special.ndtri(strength)
         m, sign = m.clamp(0, op.magnitude_max or 10) / 10, torch.where(sign < 0.5, 1, -1)
         order, counts = which.argsort(stable=True), which.bincount(minlength=len(ops) + 1).tolist()
         levels = [_LEVELS.get(o.name, lambda m, s: 0 * m)(*pair) for o, *pair in zip(ops, m[order].split(counts), sign[order].split(counts))]
-        there, back, level = (_send(t, x.device) for t in (order, order.argsort(), torch.cat(levels)))
-        groups = x[there].split(counts)
-        done = [_operation(o.name)(group, l, fill) if len(group) else group for o, group, l in zip(ops, groups, level.split(counts[:-1]))]
-        x = torch.cat([*done, groups[-1]])[back]
+        theta = torch.cat([torch.zeros(0, 2, 3), *(f.matrices(level) for f, level in zip(do[first:], levels[first:]))])
+        there, back, level, theta = (_send(t, x.device) for t in (order, order.argsort(), torch.cat([torch.zeros(0), *levels[:first]]), theta))
+        *groups, moved, rest = x[there].split([*counts[:first], sum(counts[first:-1]), counts[-1]])
+        done = [f(group, l, fill) if len(group) else group for f, group, l in zip(do, groups, level.split(counts[:first]))]
+        x = torch.cat([*done, _look(moved, theta, fill) if len(moved) else moved, rest])[back]
     return x
 
 
@@ -273,6 +286,22 @@ def _erased(x, erase, dice):
     tall, wide = ((at >= start[:, None]) & (at < (start + extent)[:, None]) for at, start, extent in ((rows, top, tall), (columns, left, wide)))
     return torch.where(tall[:, None, :, None] & wide[:, None, None, :], dice.noise(x), x)
 
+# %% ../nbs/15_device.ipynb #3c1f9a72
+def _all_moved_in(augment, images):
+    "What is done to each image of a part once, in blocks on all cores. Arrays that a PIL image would come back from unchanged stay as they are."
+    pile, size = images.images, augment.size
+    arrays = isinstance(pile.items, (np.ndarray, _Decoded)) and all({*np.ravel(t.size)} == {size} for t in augment.fixed)
+
+    def move(i):
+        item = pile.items[i] if arrays else None
+        whole = isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.ndim == (2 if pile.mode == "L" else 3)
+        if whole and (item.shape[:2] == (size, size) if augment.fixed else max(item.shape[:2]) <= 4 * size):
+            return item.reshape(*item.shape[:2], -1)
+        return _moved_in(augment, pile[i])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        blocks = pool.map(lambda some: [move(i) for i in some.tolist()], np.array_split(images.index, len(images) // 256 + 1))
+        return [pixels for block in blocks for pixels in block]
+
 # %% ../nbs/15_device.ipynb #877f71c4
 class DeviceImages:
     "One part of a data set on a device, and its transform for batches."
@@ -282,8 +311,7 @@ class DeviceImages:
         device,  # where its pixels shall lie
     ):
         self.augment, self.labels = Augment(images.transform), images.labels
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            pixels = list(pool.map(lambda i: _moved_in(self.augment, images.images[int(i)]), images.index))
+        pixels = _all_moved_in(self.augment, images)
         self.sizes = torch.tensor([p.shape[:2] for p in pixels]).view(-1, 2)
         room = np.zeros((len(pixels), *(self.sizes.amax(0).tolist() if pixels else (0, 0)), pixels[0].shape[2] if pixels else 0), np.uint8)
         for place, p in zip(room, pixels):
@@ -314,9 +342,28 @@ class DeviceBatches:
         self.images, self.batches = images, batches
 
     def __iter__(self):
-        b = self.batches
-        for step, index in enumerate(b, b.first):
-            yield self.images.batch(index, Dice(b.seed, b.epoch, step, b.rank, b.world, self.images.pixels.device))
+        b, device = self.batches, self.images.pixels.device
+        batches = (self.images.batch(index, Dice(b.seed, b.epoch, step, b.rank, b.world, device)) for step, index in enumerate(b, b.first))
+        return _ahead(batches, device) if device.type == "cuda" else batches
+
+
+def _ahead(batches, device):
+    "The same batches, each made beside the step before it: on a stream of its own, which the step then waits for."
+    stream, main, waiting = torch.cuda.Stream(device), torch.cuda.current_stream(device), None
+    stream.wait_stream(main)
+    while True:
+        with torch.cuda.stream(stream):
+            made = next(batches, None)
+            made = made and (made, stream.record_event())
+        if waiting:
+            batch, ready = waiting
+            main.wait_event(ready)
+            for t in batch:
+                t.record_stream(main)  # its memory is not given to a later batch before the step is done
+            yield batch
+        waiting = made
+        if made is None:
+            return
 
 # %% ../nbs/15_device.ipynb #5d209925
 ENGINES = ("auto", "device", "loader")

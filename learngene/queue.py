@@ -310,7 +310,7 @@ def attempt(job, ledger, home, until, aloud, how):
             ledger.add(record)
         return record
     except Exception as e:  # the others go on; `work` tells
-        return e
+        return running.without_frames(e)
 
 
 class _Occasionally:

@@ -195,9 +195,9 @@ def refit(
                     _advance(inherited, device, partial(_through, [block]))
                 solver.attention(block, ancestry.blocks[source], ours, theirs, attention, values)
                 solver.ffn(block, ancestry.blocks[source: end], ours, theirs, ffn, width, neurons)
-                report.after.append(_relative_error(ours, theirs))
+                report.after.append(_relative_error(ours, theirs, device))
                 if sweep == 0:
-                    report.before.append(_relative_error(inherited, theirs))
+                    report.before.append(_relative_error(inherited, theirs, device))
             widths = [None] * len(widths)  # once is enough
     report.seconds = time.perf_counter() - began
     return report
@@ -281,8 +281,12 @@ def _add_rows(linear, scale, dW, db):
         linear.bias += (back[:, 0] * db).to(linear.bias)
 
 
-def _relative_error(ours, theirs):
-    return (sum((a - b).square().sum().item() for a, b in zip(ours, theirs)) / sum(b.square().sum().item() for b in theirs)) ** 0.5
+def _relative_error(ours, theirs, device):
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    for a, b in zip(ours, theirs):
+        a, b = a.to(device), b.to(device)  # one of them may lie in a file
+        sums += torch.stack([(a - b).square().sum(), b.square().sum()])
+    return (sums[0] / sums[1]).sqrt().item()
 
 # %% ../nbs/12_refitting.ipynb #4ccba0e5
 def _check(child, ancestry, ridge, sources, weight, damping):
@@ -392,7 +396,7 @@ def choose_neurons(
         rows[j] = (S[pick] - rows[:j, pick] @ rows[:j]) / left[pick].clamp_min(1e-30).sqrt()
         left = left - rows[j].square()
         taken.append(pick)
-        left[taken] = -torch.inf
+        left[pick] = -torch.inf
     return sorted(taken)
 
 # %% ../nbs/12_refitting.ipynb #bea1e378

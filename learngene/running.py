@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOOKED_AT', 'DISTANCES', 'find_ancestry', 'trained', 'ancestry_folders', 'shown_images', 'start', 'find_record',
-           'NotRun', 'replay', 'run', 'run_all', 'each', 'payload_of', 'watch', 'measure_distances', 'known_distances']
+           'NotRun', 'replay', 'run', 'run_all', 'each', 'without_frames', 'payload_of', 'watch', 'measure_distances',
+           'known_distances']
 
 # %% ../nbs/10_running.ipynb #993074ae
 from . import methods
@@ -308,7 +309,15 @@ def _attempt(recipe, ledger, **how):
     try:
         return run(recipe, ledger, on_epoch=False, **how)
     except Exception as e:  # the others go on; run_all reports it
-        return e
+        return without_frames(e)
+
+
+def without_frames(
+    error,  # an exception that was caught
+):  # the same
+    "An error to hand on, without the frames it came through: they would keep a run's model and images in memory while the next one runs."
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
 
 # %% ../nbs/10_running.ipynb #48a5d827
 def payload_of(

@@ -83,7 +83,7 @@ def set_randomness(
     random.setstate(state["python"])
     np.random.set_state((kind, words.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if device.type == "cuda":
+    if device.type == "cuda" and "cuda" in state:  # a run that was begun on a processor knows none
         torch.cuda.set_rng_state(state["cuda"], device)
 
 # %% ../nbs/08_train.ipynb #9ef6d68b
@@ -261,29 +261,30 @@ def set_drop_path(
         block.drop_path1, block.drop_path2 = (DropPath(p) if p else nn.Identity() for _ in range(2))
 
 # %% ../nbs/08_train.ipynb #0ed4ae8a
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic`; PyTorch reads it once, at a process's first matrix product on a GPU
+
+
 @contextmanager
 def arithmetic(
     device,  # of the process
     deterministic=False,  # allow deterministic algorithms only; RuntimeError in the block for an operation that has none
 ):
     "Tensor cores for matrices in single precision on a GPU, and deterministic algorithms if wanted; afterwards all is as before."
-    cudnn, name = torch.backends.cudnn, "CUBLAS_WORKSPACE_CONFIG"
+    cudnn, memory = torch.backends.cudnn, torch.utils.deterministic
     before = (torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
-              cudnn.deterministic, cudnn.benchmark, os.environ.get(name))
+              cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     if deterministic:
-        os.environ.setdefault(name, ":4096:8")  # cuBLAS wants it
         torch.use_deterministic_algorithms(True)
         cudnn.deterministic, cudnn.benchmark = True, False
+        memory.fill_uninitialized_memory = False  # it costs a kernel for each new tensor, and nothing here reads what it has not written
     try:
         yield
     finally:
-        precision, was, warn_only, cudnn.deterministic, cudnn.benchmark, workspace = before
+        precision, was, warn_only, cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory = before
         torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(was, warn_only=warn_only)
-        if workspace is None:
-            os.environ.pop(name, None)
 
 # %% ../nbs/08_train.ipynb #5e13d4f6
 def _check_fit(model, data):
@@ -386,12 +387,16 @@ def fit(
         raise ValueError("a run that may stop before its end needs a folder for its checkpoint; give `folder`.")
     on_epoch = print_epoch if on_epoch is None else on_epoch or (lambda entry: None)
     AcceleratorState._reset_state()  # a new precision may be asked for in the same process
+    precision = torch.get_float32_matmul_precision()
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(recipe.train.precision, recipe.train.precision), cpu=cpu_group(),
                               dynamo_backend="inductor" if compile else None)
+    torch.set_float32_matmul_precision(precision)  # which accelerate lowers for good when it compiles; here it is `arithmetic`'s to choose
     accelerator.wait_for_everyone()  # the first of several processes may still be writing what all are to read
     state = load_checkpoint(folder, recipe.key, accelerator.print) if folder else None
     result = Fit([], device=_device_name(accelerator.device), processes=accelerator.num_processes, micro_batch=recipe.train.micro_batch,
                  engine=_engine(engine, state, data, accelerator.device), compiled=accelerator.state.dynamo_plugin.backend != DynamoBackend.NO, deterministic=deterministic)
+    if accelerator.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(accelerator.device)  # a record's peak is its run's, and not of those before it in this process
     if result.engine == "device":
         data = replace(data, train=DeviceImages(data.train, accelerator.device), val=DeviceImages(data.val, accelerator.device))
     with borrowed_randomness(), arithmetic(accelerator.device, deterministic):
@@ -400,7 +405,10 @@ def fit(
             _fit(prepared, data, state, folder, on_epoch if accelerator.is_main_process else lambda entry: None, stop_after, cadence)
         finally:  # the model is the caller's own again, without accelerate's autocast
             accelerator.unwrap_model(prepared.model, keep_fp32_wrapper=False)
-            model.__dict__.pop("forward", None)
+            for name in ("forward", "_is_accelerate_prepared"):
+                model.__dict__.pop(name, None)
+            if result.compiled:
+                torch.compiler.reset()  # PyTorch compiles a function for a few models only, and takes the next ones as they are
     accelerator.free_memory()
     return result
 

@@ -199,6 +199,15 @@ def test_many_tokens_are_worked_off_in_parts(name, monkeypatch):
         agree(lg.mean_attention_distance(model, x, renormalize=renormalize), reference(model, x, renormalize))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("name", ["plain", "distilled", "registers", "qk norm", "not square"])
+def test_on_a_gpu(name):
+    model = make(name)
+    x = pictures(model, 5)
+    here, there = lg.mean_attention_distance(model, x), lg.mean_attention_distance(model.cuda(), x, batch_size=2)
+    assert there.device.type == "cpu" and torch.allclose(here, there, rtol=1e-2)
+
+
 def test_bf16_autocast():
     "Attention is as timm's under autocast; pixels and sums are not rounded to bf16 (steps of 0.25 px at 60 px) on top of that."
     model = make("plain", img_size=112, patch_size=8)

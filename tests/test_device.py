@@ -1,4 +1,5 @@
 "Images on the device: batches that mean what the data room's transforms mean, and runs that go on exactly."
+import contextlib
 import dataclasses
 import random
 import shutil
@@ -272,6 +273,39 @@ def test_labels_are_untouched_and_an_epoch_goes_on_where_it_was():
         assert all(torch.equal(x, rest) for (x, _), (rest, _) in zip(epoch[3:], loader, strict=True))
 
 
+def test_batches_made_ahead_are_handed_over_in_turn(monkeypatch):
+    "Each is made while the one before it is still in use, which waits for its own making alone."
+    log = []
+
+    class Stream:
+        def wait_stream(self, other):
+            log.append("begin")
+
+        def record_event(self):
+            return made[-1]
+
+        def wait_event(self, event):
+            log.append(f"wait for {event}")
+
+    class Piece(str):
+        def record_stream(self, stream):
+            log.append(f"keep {self}")
+
+    def making():
+        for k in range(3):
+            made.append(k)
+            log.append(f"make {k}")
+            yield Piece(f"x{k}"), Piece(f"y{k}")
+    for name, value in dict(Stream=lambda device: Stream(), current_stream=lambda device: Stream(), stream=lambda stream: contextlib.nullcontext()).items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    made, got = [], []
+    for batch in D._ahead(making(), "cuda"):
+        log.append("use")
+        got.append(batch)
+    assert got == [(f"x{k}", f"y{k}") for k in range(3)]
+    assert log == ["begin", "make 0", "make 1", "wait for 0", "keep x0", "keep y0", "use", "make 2", "wait for 1", "keep x1", "keep y1", "use", "wait for 2", "keep x2", "keep y2", "use"]
+
+
 def test_callers_random_generators_are_not_drawn_from():
     there, before = DeviceImages(part(all_on(), [(24, 24)] * 4), CPU), (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
     there.batch(range(4), Dice(0, 1, 0))
@@ -283,6 +317,21 @@ def test_evaluation_is_the_loaders():
     model, some = vit(), dataclasses.replace(data.test, index=data.test.index[:101])
     a, b = (evaluate(model, d, batch_size=32) for d in (some, DeviceImages(some, CPU)))
     assert a == b and a["images"] == 101
+
+
+@pytest.mark.parametrize("change", [dict(crop="resized"), dict(crop="pad"), dict(crop="none")], ids=str)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_arrays_that_are_as_wanted_move_in_untouched(monkeypatch, change, mode):
+    "What is not as wanted goes through PIL, as single pictures do."
+    seen, moved = [], D._moved_in
+    monkeypatch.setattr(D, "_moved_in", lambda *args: (seen.append(1), moved(*args))[1])
+    for side in (16, 24, 80):
+        pictures, found = [picture(side, side, mode, i) for i in range(6)], []
+        for items in (pictures, np.stack([np.asarray(p) for p in pictures])):
+            pile, seen[:] = Images(items, np.arange(6), list("abcdef"), "", range(6), mode), []
+            found.append(DeviceImages(ImageDataset(pile, np.array([5, 0, 3]), transform(channels=len(mode), **change)), CPU))
+        assert torch.equal(found[0].pixels, found[1].pixels) and torch.equal(found[0].sizes, found[1].sizes) and found[1].labels.tolist() == [5, 0, 3]
+        assert len(seen) == (0 if side <= (64 if change["crop"] == "resized" else 16) else 3)
 
 
 # --- which way
@@ -384,20 +433,92 @@ def test_an_ancestry_is_trained_in_the_same_way(tmp_path, monkeypatch):
     assert '"engine": "device"' in path.read_text()
 
 
+# --- on a GPU alone
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
+
+@gpu
+@pytest.mark.parametrize("change", [dict(engine="device"), dict(engine="loader"), dict(engine="loader", workers=2)], ids=str)
+def test_cut_off_on_a_gpu_in_bf16(tmp_path, monkeypatch, change):
+    "After every third step."
+    how = dict(engine=change["engine"], deterministic=True)
+    r, calls = recipe(augment=RICH, train=RICH_TRAIN | dict(precision="bf16", workers=change.get("workers", 0))), 0
+    whole, a = train(r, **how)
+    step, left = T._step, [3]
+
+    def strike(*args):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return step(*args)
+    monkeypatch.setattr(T, "_step", strike)
+    while True:
+        try:
+            model, b = train(r, vit(calls), tmp_path, cadence=T.Cadence(steps=1), **how)
+            break
+        except KeyboardInterrupt:
+            calls, left[0] = calls + 1, 3
+            torch.randn(calls, device="cuda")
+    assert calls == 5 and same(whole, model) and a.history == b.history and a.engine == change["engine"]
+
+
+@gpu
+def test_no_step_waits_for_the_gpu(monkeypatch):
+    "From the first step of an epoch to its end, making the batches included."
+    step, finite, counted = T._step, T._finite, []
+
+    def stepping(*args):
+        out = step(*args)
+        torch.cuda.set_sync_debug_mode("error")
+        counted.append(1)
+        return out
+
+    def finishing(*args):
+        torch.cuda.set_sync_debug_mode("default")
+        return finite(*args)
+    monkeypatch.setattr(T, "_step", stepping)
+    monkeypatch.setattr(T, "_finite", finishing)
+    try:
+        train(recipe(augment=RICH, train=RICH_TRAIN | dict(precision="bf16")), deterministic=False)
+        train(recipe(augment=RICH | dict(crop="pad"), train=RICH_TRAIN), deterministic=False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(counted) == 32
+
+
+@gpu
+@pytest.mark.parametrize("crop", ["resized", "pad", "none"])
+def test_a_gpu_makes_the_same_batches(crop):
+    "But for rounding, and for erasing's noise."
+    dataset = part(transform(crop=crop, hflip=0.5, rand_augment="rand-m9-mstd0.5-inc1"), [(16, 16)] * 64)
+    (a, y), (b, z) = (DeviceImages(dataset, device).batch(range(64), Dice(0, 1, 0, device=device)) for device in ("cpu", "cuda"))
+    apart = ((a - b.cpu()).abs() * 0.25 * 255).round()
+    assert torch.equal(y, z.cpu()) and (apart > 1).float().mean() < 0.01
+    plain = part(eval_transform(16, (0.48, 0.45, 0.41), (0.23, 0.22, 0.21)), [(16, 16)] * 5)
+    assert torch.equal(DeviceImages(plain, "cuda").batch(range(5))[0].cpu(), stacked(plain)), "what evaluation sees is the loader's to the last bit"
+
+
+@gpu
+def test_peak_memory_is_of_this_run():
+    torch.zeros(2**28, device="cuda")  # a GiB, given back at once
+    assert train(recipe())[1].peak_memory_mb < 512
+
+
 # --- arithmetic
 
 def settings():
     import os
 
     return (torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory, os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
 
 
 def test_deterministic_within_and_as_before_afterwards(monkeypatch):
     before, seen, step = settings(), [], T._step
     monkeypatch.setattr(T, "_step", lambda *args: (seen.append(settings()), step(*args))[1])
     model, done = train(recipe(augment=RICH), deterministic=True)
-    assert all(s[1:] == (True, False, True, False, ":4096:8") for s in seen) and settings() == before and done.deterministic
+    assert all(s[1:] == (True, False, True, False, False, ":4096:8") for s in seen) and settings() == before and done.deterministic
     if not torch.cuda.is_available():
         assert same(model, train(recipe(augment=RICH), deterministic=False)[0])
 
@@ -413,6 +534,18 @@ def test_settings_come_back_after_an_error(monkeypatch):
         assert settings() == before
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_what_cublas_wants_is_said_before_its_first_product():
+    "PyTorch looks once, at the first matrix product on a GPU, which may come before the first deterministic run."
+    import os
+    import subprocess
+    import sys
+
+    code = "import os, learngene.train; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
+    for given, found in (({}, ":4096:8"), (dict(CUBLAS_WORKSPACE_CONFIG=":16:8"), ":16:8")):
+        env = {k: v for k, v in os.environ.items() if k != "CUBLAS_WORKSPACE_CONFIG"} | given
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env).stdout.strip() == found
 
 
 def test_matrices_on_a_gpu_use_its_tensor_cores():

@@ -183,6 +183,17 @@ def test_streaming_equals_one_shot():
         assert torch.allclose(p, q, atol=1e-4) and torch.equal(q, s)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("how", [dict(), dict(memory_mb=0), dict(memory_mb=0.2), dict(values=2), dict(ffn_width=0.5)], ids=str)
+def test_on_a_gpu(how):
+    "Streams on the GPU, in a file, and some here and some there."
+    big = vit()
+    here, there = cut(big, heads=2), cut(big, heads=2).cuda()
+    a, b = refit(here, big, pixels(64), batch_size=7, **how), refit(there, copy.deepcopy(big).cuda(), pixels(64), batch_size=7, **how)
+    assert np.allclose(a.before, b.before, atol=1e-2) and np.allclose(a.after, b.after, atol=2e-2)
+    assert all(q.is_cuda for q in there.parameters())
+
+
 def test_order_of_images_is_irrelevant():
     big = vit()
     a, b = cut(big, heads=2), cut(big, heads=2)

@@ -431,6 +431,28 @@ def test_a_run_on_a_machine_with_little_memory(tmp_path, ancestry, monkeypatch):
     assert record["train_info"]["micro_batch"] == 8 and record["meta_info"]["recipe"]["train"]["micro_batch"] is None
 
 
+def test_a_failed_run_keeps_nothing_in_memory(tmp_path, ancestry, monkeypatch):
+    "Its error is told later, and without the frames that hold its model and its images."
+    import gc
+    import weakref
+
+    from learngene import queue
+
+    models = []
+
+    def fails(model, *rest, **kw):
+        models.append(weakref.ref(model))
+        try:
+            raise KeyError("first")
+        except KeyError:
+            raise ValueError("too large") from None
+    monkeypatch.setattr(R, "fit", fails)
+    r = recipe(ancestry)
+    errors = [R._attempt(r, Ledger(tmp_path / "a")), queue.attempt(queue.Job("t", {}, r), Ledger(tmp_path / "a"), tmp_path / "home", 1e12, False)]
+    gc.collect()
+    assert [str(e) for e in errors] == ["too large"] * 2 and len(models) == 2 and all(m() is None for m in models)
+
+
 def test_no_time_left_to_train(tmp_path, ancestry, home):
     from learngene.train import Cadence, Paused
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from _ddp_worker import JOBS, RICH, distributed_fit, recipe, vit
+from accelerate.state import AcceleratorState
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 from torch.nn import functional as F
@@ -30,6 +31,17 @@ RICH_TRAIN = dict(epochs=4, ema=0.9, drop_path=0.2, label_smoothing=0.1, clip_gr
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_a_processor():
+    "Loops written out here and two processes run on one; what is true of a GPU alone is tested beside the images on the device."
+    with pytest.MonkeyPatch.context() as m:
+        if torch.cuda.is_available():
+            m.setenv("ACCELERATE_USE_CPU", "1")
+            AcceleratorState._reset_state(reset_partial_state=True)
+        yield
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def data_of(r):
@@ -469,6 +481,19 @@ def test_what_a_damaged_checkpoint_leaves_further_on_does_not_push_out_good_ones
     assert [p.stem[-1] for p in sorted(tmp_path.iterdir())] == ["2", "3"]
 
 
+def test_randomness_of_a_processor_on_a_gpu(monkeypatch):
+    "A run that was cut off on a processor knows no state of a GPU's generator."
+    put = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: put.append(state))
+    with T.borrowed_randomness():
+        state = T.randomness(torch.device("cpu"))
+        first = torch.rand(3)
+        T.set_randomness(state, torch.device("cuda"))
+        assert torch.equal(first, torch.rand(3)) and not put
+        T.set_randomness(state | dict(cuda=state["torch"]), torch.device("cuda"))
+    assert len(put) == 1
+
+
 def test_an_epoch_begun_by_more_processes(tmp_path):
     with pytest.raises(T.Paused):
         train(recipe(), vit(), tmp_path, cadence=T.Cadence(until=0.0))
@@ -711,6 +736,31 @@ def test_a_model_trained_in_bf16_is_a_plain_fp32_model_afterwards():
     assert torch.equal(model(x), plain(x))
 
 
+def test_what_accelerate_sets_for_good_is_taken_back(monkeypatch):
+    "When it compiles on a GPU it lowers the precision of matrices, and it marks the model, which it would not prepare again."
+    class Careless(T.Accelerator):
+        def __init__(self, *args, **kw):
+            super().__init__(*args, **kw)
+            torch.set_float32_matmul_precision("medium")
+    seen, step, before = [], T._step, torch.get_float32_matmul_precision()
+    monkeypatch.setattr(T, "Accelerator", Careless)
+    monkeypatch.setattr(T, "_step", lambda *args: (seen.append(torch.get_float32_matmul_precision()), step(*args))[1])
+    model, _ = train(recipe(train=dict(epochs=1)))
+    assert {*seen, torch.get_float32_matmul_precision()} == {before} and vars(model).keys() == vars(vit()).keys()
+
+
+def test_compiled_code_does_not_outlive_a_run(monkeypatch):
+    "PyTorch keeps few versions of one function, and without a word runs the next ones as they are."
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
+    reset, called = torch.compiler.reset, []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: (called.append(1), reset())[1])
+    train(recipe(train=dict(epochs=1)))
+    assert called == [1]
+    monkeypatch.delenv("ACCELERATE_DYNAMO_BACKEND")
+    train(recipe(train=dict(epochs=1)))
+    assert called == [1]
+
+
 def test_a_model_whose_training_failed_is_plain_again():
     model = vit()
     with pytest.raises(FloatingPointError):
@@ -789,7 +839,7 @@ def two(tmp_path_factory):
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     worker = Path(__file__).with_name("_ddp_worker.py")
-    env = os.environ | dict(OMP_NUM_THREADS="1", LEARNGENE_HOME=str(folder / "home"))
+    env = os.environ | dict(OMP_NUM_THREADS="1", LEARNGENE_HOME=str(folder / "home"), CUDA_VISIBLE_DEVICES="")
     env.pop("ACCELERATE_USE_CPU", None)  # two processes on CPUs find each other by themselves
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}", str(worker), str(folder)],
                           capture_output=True, text=True, env=env, timeout=300)
