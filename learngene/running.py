@@ -28,7 +28,9 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -269,11 +271,26 @@ def each(
     do,  # called with a job; it and its results go from process to process
     workers,  # jobs side by side, each in a process of its own; up to 1: all of them in this one
 ):
-    "Yield (job, result) as jobs finish."
+    "Yield (job, result) as jobs finish. When a process is killed, the rest goes on with half as many; RuntimeError when it was alone."
     if workers <= 1:
         for job in jobs:
             yield job, do(job)
         return
+    left = list(jobs)
+    while left:
+        try:
+            for job, result in _side_by_side(list(left), do, workers):
+                left.remove(job)
+                yield job, result
+        except BrokenProcessPool:
+            if workers == 1:
+                raise RuntimeError(f"the process of a run was killed with none beside it, {len(left)} are left; if memory ran out, set train.micro_batch.") from None
+            workers //= 2
+            warnings.warn(f"a process was killed, perhaps for want of memory; {len(left)} runs are left and go on with {workers} at a time.", stacklevel=2)
+
+
+def _side_by_side(jobs, do, workers):
+    "Yield (job, result) as jobs finish, each in a process of its own. BrokenProcessPool when one of them dies."
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         with _without_main():

@@ -539,3 +539,27 @@ def test_distances_come_with_an_ancestry(tmp_path):
 def test_distances_of_a_model_without_a_record(ancestry):
     with pytest.raises(ValueError, match="does not say which data"):
         R.measure_distances(ancestry)
+
+
+# --- processes that die
+
+def number(job):
+    "Its number; the first time, or always, it kills its process."
+    flag, n, always = job
+    if flag and (always or not os.path.exists(flag)):
+        Path(flag).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return n
+
+
+def test_a_killed_process_does_not_end_the_others(tmp_path):
+    jobs = [("", 0, False), (str(tmp_path / "flag"), 1, False), ("", 2, False), ("", 3, False)]
+    with pytest.warns(UserWarning, match="was killed.* go on with 1 at a time"):
+        found = dict(R.each(jobs, number, 2))
+    assert found == {job: job[1] for job in jobs}
+
+
+def test_a_run_that_kills_its_process_alone_is_an_error(tmp_path):
+    jobs = [("", 0, False), (str(tmp_path / "flag"), 1, True)]
+    with pytest.warns(UserWarning, match="was killed"), pytest.raises(RuntimeError, match="killed with none beside it, 1 are left; if memory ran out, set train.micro_batch"):
+        list(R.each(jobs, number, 2))
