@@ -159,13 +159,13 @@ def matmul_rate(kind, precision, threads):
 
 
 def bench_training(kind, rounds, workers, epochs=3):
-    "A row for each model and participant."
+    "Yields a row for each model and participant, those of a model together."
     import torch
     from timm.models import VisionTransformer
 
     from .vit import count_flops
 
-    (images, batch, precision, models), rows, threads = TRAINED[kind], [], torch.get_num_threads()
+    (images, batch, precision, models), threads = TRAINED[kind], torch.get_num_threads()
     taking_part = [who for who in HOW if who != "compiled" or kind == "cuda"]  # on a processor compiling does not pay
     for name, arguments in models.items():
         found, rate = {who: [] for who in taking_part}, _alone(matmul_rate, kind, precision, threads)
@@ -176,13 +176,13 @@ def bench_training(kind, rounds, workers, epochs=3):
         speed = {who: statistics.median(s for s, _ in runs) for who, runs in found.items()}
         flops = 3 * count_flops(VisionTransformer(**arguments))  # backward costs twice what forward does
         for who, runs in found.items():
-            rows.append(dict(
+            row = dict(
                 model=name, participant=who, batch=batch, images=images, precision=precision, loading_processes=workers, images_per_second=round(speed[who], 1),
                 slowest=round(min(s for s, _ in runs), 1), fastest=round(max(s for s, _ in runs), 1), over_timm=round(speed[who] / speed["timm"], 3),
                 of_synthetic=round(speed[who] / speed["synthetic"], 3), peak_memory_mb=round(max(m for _, m in runs)),
-                gflop_per_image=round(flops / 1e9, 3), matmul_gflops=round(rate / 1e9, 1), utilisation=round(speed[who] * flops / rate, 3)))
-            print(rows[-1], flush=True)
-    return rows
+                gflop_per_image=round(flops / 1e9, 3), matmul_gflops=round(rate / 1e9, 1), utilisation=round(speed[who] * flops / rate, 3))
+            print(row, flush=True)
+            yield row
 
 
 def _alone(do, *args):
@@ -296,7 +296,7 @@ def bench_density(name, kwargs, images, repeats, device):
 def main(argv=None):
     "Run the benchmarks and write results/bench/PART-DEVICE-torchVERSION.csv for each part."
     parser = argparse.ArgumentParser(prog="learngene.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="training,inherit,refit,density", help="which of these (default: all)")
+    parser.add_argument("--parts", default="inherit,density,refit,training", help="which of these (default: all)")
     parser.add_argument("--repeats", type=int, default=7, help="passes of the density (default: 7)")
     parser.add_argument("--rounds", type=int, default=3, help="turns that each takes in training (default: 3)")
     parser.add_argument("--workers", type=int, help="processes that load images, timm's and ours (default: the cores beside a GPU, else 0)")
@@ -309,12 +309,16 @@ def main(argv=None):
         training=lambda: bench_training(kind, args.rounds, workers),
         inherit=lambda: [_alone(inherit_once, threads)],
         refit=lambda: [_alone(refit_once, threads, kind)],
-        density=lambda: [bench_density(name, kwargs, images, args.repeats, torch.device(kind)) for name, (kwargs, images) in MODELS.items()])
+        density=lambda: (bench_density(name, kwargs, images, args.repeats, torch.device(kind)) for name, (kwargs, images) in MODELS.items()))
     for part in args.parts.split(","):
         if part not in parts:
             parser.error(f"there is no part {part!r}{_files.near(part, parts)}, only {', '.join(parts)}")
     for part in args.parts.split(","):
-        print(f"written to {write(part, parts[part](), kind, threads)}", flush=True)
+        rows = []
+        for row in parts[part]():  # written at once: what is measured is kept, also when time runs out
+            rows.append(row)
+            path = write(part, rows, kind, threads)
+        print(f"written to {path}", flush=True)
 
 
 def write(part, rows, kind, threads):

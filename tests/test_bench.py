@@ -20,7 +20,7 @@ def test_every_participant_trains(monkeypatch):
     before = torch.get_rng_state()
     monkeypatch.setattr(bench, "_alone", lambda do, *args: do(*args))
     monkeypatch.setattr(bench, "matmul_rate", lambda *args: 1e9)
-    rows = bench.bench_training("cpu", rounds=1, workers=0, epochs=2)
+    rows = list(bench.bench_training("cpu", rounds=1, workers=0, epochs=2))
     torch.set_rng_state(before)
     assert [r["participant"] for r in rows] == ["timm", "loader", "device", "deterministic", "synthetic"]
     flops = 3 * bench_flops()
