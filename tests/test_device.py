@@ -573,10 +573,11 @@ def test_compiled_training_agrees():
     plain, a = train(r, vit(depth=1))
     compiled, b = train(r, vit(depth=1), compile=True)
     assert b.compiled and not a.compiled and type(compiled) is type(plain) and compiled.state_dict().keys() == plain.state_dict().keys()
+    near = 1e-2 if torch.cuda.is_available() else 1e-3  # tensor cores round more
     for x, y in zip(a.history, b.history, strict=True):
-        assert all(x[k] == pytest.approx(y[k], abs=1e-3) for k in x if x[k] is not None)
+        assert all(x[k] == pytest.approx(y[k], abs=0.02 if k == "val_accuracy" else near) for k in x if x[k] is not None)  # some images may fall to the other side
     x = torch.randn(4, 1, 8, 8)
-    assert torch.allclose(compiled.cpu()(x), plain.cpu()(x), atol=1e-3)
+    assert torch.allclose(compiled.cpu()(x), plain.cpu()(x), atol=near)
 
 
 def test_compiling_by_the_environment(monkeypatch):
