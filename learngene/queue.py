@@ -74,9 +74,10 @@ def _recipes_of(profile):
 
 
 def _own_ancestries(profile):
-    "The profile's recipes of models from random weights, unless the model comes with the library."
-    files = [f for f in _recipes_of(profile) if f.stem not in sweeps_of(profile)]
-    return [str(f) for f in files if Recipe.load(f).model and Recipe.load(f).name not in shipped()]
+    "The profile's recipes of models from random weights, unless the model comes with the library; the narrowest first."
+    made = {str(f): Recipe.load(f) for f in _recipes_of(profile) if f.stem not in sweeps_of(profile)}
+    own = {name: r.model.get("embed_dim", math.inf) for name, r in made.items() if r.model and r.name not in shipped()}
+    return sorted(own, key=own.get)
 
 
 def _ancestries(names):
@@ -156,6 +157,8 @@ def estimate(
     device: str,  # from `here`
 ):  # seconds of training, or None when nothing is known
     "From the record of the same run on such a device, else from the images a second of the same architecture there."
+    if recipe.train.epochs == 0:
+        return 0.0
     records = [r for r in records if r["run_info"].get("device", device) == device]
     for r in records:
         if r["run_info"]["key"] == recipe.key:

@@ -398,7 +398,8 @@ def fit(
     if accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(accelerator.device)  # a record's peak is its run's, and not of those before it in this process
     if result.engine == "device":
-        data = replace(data, train=DeviceImages(data.train, accelerator.device), val=DeviceImages(data.val, accelerator.device))
+        parts = ("train", "val") if recipe.train.epochs else ("val",)  # without an epoch nobody looks at the training images
+        data = replace(data, **{part: DeviceImages(getattr(data, part), accelerator.device) for part in parts})
     with borrowed_randomness(), arithmetic(accelerator.device, deterministic):
         prepared = _prepare(model, data, recipe, accelerator, result)
         try:

@@ -580,6 +580,14 @@ def test_compiled_training_agrees():
     assert torch.allclose(compiled.cpu()(x), plain.cpu()(x), atol=near)
 
 
+@pytest.mark.parametrize("epochs, wanted", [(0, 1), (1, 2)])
+def test_without_an_epoch_the_training_images_do_not_move(monkeypatch, epochs, wanted):
+    moved = []
+    monkeypatch.setattr(T, "DeviceImages", lambda images, device: moved.append(len(images)) or DeviceImages(images, device))
+    _, done = train(recipe(train=dict(epochs=epochs)))
+    assert done.engine == "device" and len(moved) == wanted and len(done.history) == epochs + 1
+
+
 def test_compiling_by_the_environment(monkeypatch):
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
     model, done = train(recipe(train=dict(epochs=1, precision="bf16")))

@@ -100,6 +100,8 @@ def test_every_profile_has_a_plan(monkeypatch):
     for profile in recipes.profiles():
         jobs, lines = queue.plan(profile, {n: [v for k, v in cli.parameters_of(p).items() if k.startswith("sweep")] for n, p in cli.notebooks().items()})
         assert lines and (jobs or profile == "none")
+        if profile == "small":
+            assert [job.labels["name"] for job in jobs if job.table == "ancestry"] == ["vit_tiny_p8_64.tin100", "vit_small_p8_64.tin100"], "the one that is done first"
 
 
 # --- work
