@@ -583,7 +583,11 @@ def test_compiled_training_agrees():
 @pytest.mark.parametrize("epochs, wanted", [(0, 1), (1, 2)])
 def test_without_an_epoch_the_training_images_do_not_move(monkeypatch, epochs, wanted):
     moved = []
-    monkeypatch.setattr(T, "DeviceImages", lambda images, device: moved.append(len(images)) or DeviceImages(images, device))
+    class Counted(DeviceImages):
+        def __init__(self, images, device):
+            moved.append(len(images))
+            super().__init__(images, device)
+    monkeypatch.setattr(T, "DeviceImages", Counted)
     _, done = train(recipe(train=dict(epochs=epochs)))
     assert done.engine == "device" and len(moved) == wanted and len(done.history) == epochs + 1
 
