@@ -255,7 +255,7 @@ def test_model_is_left_as_found(state, fails):
     model.blocks[0].attn.qkv.register_forward_hook(lambda *_: calls.append(1))
     before, x = snapshot(model), pictures(model)
     if fails:
-        with pytest.raises(RuntimeError):
+        with pytest.raises(ValueError, match="1 channels"):
             lg.mean_attention_distance(model, [x, x[:, :1]])
     else:
         lg.mean_attention_distance(model, x)
