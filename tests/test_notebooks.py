@@ -45,6 +45,12 @@ def test_every_run_of_the_digits_profile_is_on_record():
             assert not missing, f"{sweep}: {missing[:3]}"
 
 
+@pytest.mark.parametrize("sweep", ["start", "table2", "figure5"])
+def test_every_run_of_the_pico_profile_is_on_record(sweep):
+    there = {path.stem.rsplit("-", 1)[-1] for path in (ROOT / "results/pico/records").glob("*.json")}
+    assert not [recipe.name for _, recipe in Sweep.load(f"pico/{sweep}").cells() if recipe.key not in there]
+
+
 @pytest.mark.parametrize("profile", ["digits", "small", "paper"])
 def test_a_profile_states_every_table(profile):
     sweeps = [v for path in notebooks().values() for k, v in parameters_of(path).items() if k.startswith("sweep")]
