@@ -153,7 +153,7 @@ def run_notebook(path, output, parameters):
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     try:
         papermill.execute_notebook(str(path), str(output), parameters, kernel_name="python3", cwd=str(Path(path).parent), log_output=True,
-                                   progress_bar=False, extra_arguments=["--IPKernelApp.log_level=40"])
+                                   progress_bar=False, extra_arguments=["--IPKernelApp.log_level=50"])
     except papermill.PapermillExecutionError as e:
         if e.ename in ("NotRun", "FileNotFoundError"):
             raise NotThere(f"{Path(path).name}: {e.evalue}") from None
