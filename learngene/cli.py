@@ -40,7 +40,7 @@ def _parser():
     p.add_argument("--fresh", nargs="?", const="all", default="", metavar="TABLE,...",
                    help="do not use the committed records: run everything on this machine (or what these tables need, and replay the others)")
     p.add_argument("--workers", type=int, default=0, help="runs side by side (default: cores, or 1 on a GPU)")
-    p.add_argument("--results", default="", help="folder for results; records are looked for there alone (default: results/ of the checkout)")
+    _add_results(p)
     p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another parameter of the notebook")
     _add_how(p, ", with --minutes")
 
@@ -55,12 +55,12 @@ def _parser():
     p.add_argument("sweep", help="a sweep that comes with the library, e.g. digits/shapes")
     p.add_argument("--fresh", action="store_true", help="do not use the committed records")
     p.add_argument("--workers", type=int, default=0, help="runs side by side (default: cores, or 1 on a GPU)")
-    p.add_argument("--results", default="", help="folder for results; records are looked for there alone (default: results/ of the checkout)")
+    _add_results(p)
     _add_how(p)
 
     p = command("report", _report, "Make every table and figure of a profile, and results/PROFILE/report.html, from records alone: nothing is trained, what is missing is listed.")
     p.add_argument("--profile", default="digits", help="folder of recipes (default: digits)")
-    p.add_argument("--results", default="", help="folder for results; records are looked for there alone (default: results/ of the checkout)")
+    _add_results(p)
     p.add_argument("--workers", type=int, default=0, help="notebooks side by side (default: cores)")
     p.add_argument("--page-only", action="store_true", help="only the page, from the tables and figures that are there")
 
@@ -72,7 +72,7 @@ def _parser():
     p.add_argument("action", choices=["merge"])
     p.add_argument("folder", metavar="DIR", help="a results folder brought from elsewhere")
     p.add_argument("--profile", help="when DIR is of one profile (default: as its folder is called)")
-    p.add_argument("--results", default="", help="folder for results; records are looked for there alone (default: results/ of the checkout)")
+    p.add_argument("--results", default="", help="folder for results, where they are added (default: results/ of the checkout)")
 
     p = command("data", _data, "Write a data set as shards small enough to carry: learngene data pack NAME.")
     p.add_argument("action", choices=["pack"])
@@ -90,15 +90,20 @@ def _parser():
     return parser
 
 
+def _add_results(p):
+    p.add_argument("--results", default="", help="folder for results; records are looked for there alone (default: results/ of the checkout)")
+
+
 def _add_how(p, when=""):
-    p.add_argument("--engine", default="auto", choices=["auto", "device", "loader"],
+    "What is not given is left to `fit`."
+    p.add_argument("--engine", default=argparse.SUPPRESS, choices=["auto", "device", "loader"],
                    help=f"where images are augmented{when} (default: on a GPU that holds them all, else one by one)")
-    p.add_argument("--compile", action="store_true", help=f"use torch.compile{when}")
-    p.add_argument("--deterministic", action="store_true", help=f"deterministic algorithms only{when}: slower on a GPU, the same weights each time")
+    p.add_argument("--compile", action="store_true", default=argparse.SUPPRESS, help=f"use torch.compile{when}")
+    p.add_argument("--deterministic", action="store_true", default=argparse.SUPPRESS, help=f"deterministic algorithms only{when}: slower on a GPU, the same weights each time")
 
 
 def _how(args):
-    return dict(engine=args.engine, compile=args.compile, deterministic=args.deterministic)
+    return {name: value for name, value in vars(args).items() if name in ("engine", "compile", "deterministic")}
 
 
 def notebooks():
@@ -198,7 +203,7 @@ def _check_profile(name):
 def _run(args):
     if args.minutes is not None or args.dry_run:
         return _queue(args)
-    if _how(args) != dict(engine="auto", compile=False, deterministic=False):
+    if _how(args):
         raise ValueError("--engine, --compile and --deterministic are for runs without their notebooks; give --minutes, too.")
     there = notebooks()
     if args.table != "all" and args.table not in there:

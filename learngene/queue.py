@@ -75,7 +75,8 @@ def _recipes_of(profile):
 
 def _own_ancestries(profile):
     "The profile's recipes of models from random weights, unless the model comes with the library; the narrowest first."
-    made = {str(f): Recipe.load(f) for f in _recipes_of(profile) if f.stem not in sweeps_of(profile)}
+    sweeps = sweeps_of(profile)
+    made = {str(f): Recipe.load(f) for f in _recipes_of(profile) if f.stem not in sweeps}
     own = {name: r.model.get("embed_dim", math.inf) for name, r in made.items() if r.model and r.name not in shipped()}
     return sorted(own, key=own.get)
 
@@ -264,7 +265,7 @@ def work(
     todo = missing(jobs, ledger, home)
     say(f"{len(todo)} of {len(jobs)} runs are left")
     failed, done = {}, 0
-    do = partial(attempt, ledger=ledger, home=home, until=until, aloud=workers <= 1, how=how)
+    do = partial(attempt, ledger=ledger, home=home, until=until, aloud=workers <= 1, **how)
     ancestries, rest = ([job for job in todo if (job.table == "ancestry") == first] for first in (True, False))
     for stage in [*([job] for job in ancestries), rest] if _chained(ancestries) else [ancestries, rest]:
         paused = 0
@@ -299,7 +300,7 @@ def _chained(ancestries):
     return any(a.recipe.key in keys for job in ancestries for a in _ancestries([job.recipe.ancestry]))
 
 
-def attempt(job, ledger, home, until, aloud, how):
+def attempt(job, ledger, home, until, aloud, **how):
     "One job; its record, or the exception that ended it, which is Paused when the time was up."
     on_epoch, cadence = _Occasionally(job) if aloud else False, train.Cadence(seconds=60, until=until)
     try:

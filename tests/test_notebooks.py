@@ -8,6 +8,7 @@ import pytest
 from nbclient import NotebookClient
 
 from learngene.cli import notebooks, parameters_of, run_notebook
+from learngene.queue import sweeps_of
 from learngene.recipe import Sweep
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,7 @@ def test_every_run_of_the_digits_profile_is_on_record():
             assert not missing, f"{sweep}: {missing[:3]}"
 
 
-@pytest.mark.parametrize("sweep", ["start", "table2", "figure5"])
+@pytest.mark.parametrize("sweep", sweeps_of("pico"))
 def test_every_run_of_the_pico_profile_is_on_record(sweep):
     there = {path.stem.rsplit("-", 1)[-1] for path in (ROOT / "results/pico/records").glob("*.json")}
     assert not [recipe.name for _, recipe in Sweep.load(f"pico/{sweep}").cells() if recipe.key not in there]

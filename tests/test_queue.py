@@ -10,7 +10,6 @@ from pathlib import Path
 import learngene as lg
 
 import pytest
-import torch
 import yaml
 from _ddp_worker import PLAIN, VIT
 
@@ -33,17 +32,13 @@ def write_profile(folder):
 
 
 @pytest.fixture(autouse=True)
-def mini(tmp_path, monkeypatch):
+def mini(tmp_path, monkeypatch, one_thread):
     "A profile with an ancestry, a table and a figure, a cache of its own, and a tree that counts as clean."
     write_profile(tmp_path / "recipes" / "mini")
     monkeypatch.setattr(recipes, "_own", lambda: tmp_path / "recipes")
     monkeypatch.setenv("LEARNGENE_HOME", str(tmp_path / "home"))
     for module in (running, queue):
         monkeypatch.setattr(module, "code_version", lambda: dict(CLEAN))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 TABLES = dict(figure1c=[], figure5=["figure5"], table2=["table2"], table9=["table9"])

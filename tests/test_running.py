@@ -27,14 +27,11 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch, one_thread):
     "A cache of its own, one thread, and a tree that counts as clean: others may be editing this one."
     monkeypatch.setenv("LEARNGENE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(R, "code_version", lambda: dict(source="checkout", version=lg.__version__, commit="c0ffee", clean=True))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path / "home"
-    torch.set_num_threads(before)
+    return tmp_path / "home"
 
 
 @pytest.fixture
@@ -448,7 +445,7 @@ def test_a_failed_run_keeps_nothing_in_memory(tmp_path, ancestry, monkeypatch):
             raise ValueError("too large") from None
     monkeypatch.setattr(R, "fit", fails)
     r = recipe(ancestry)
-    errors = [R._attempt(r, Ledger(tmp_path / "a")), queue.attempt(queue.Job("t", {}, r), Ledger(tmp_path / "a"), tmp_path / "home", 1e12, False, {})]
+    errors = [R._attempt(r, Ledger(tmp_path / "a")), queue.attempt(queue.Job("t", {}, r), Ledger(tmp_path / "a"), tmp_path / "home", 1e12, False)]
     gc.collect()
     assert [str(e) for e in errors] == ["too large"] * 2 and len(models) == 2 and all(m() is None for m in models)
 
