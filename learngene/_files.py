@@ -128,3 +128,8 @@ def project_root(start=None):
 def cache_folder():
     "Where ancestries and checkpoints are kept: `$LEARNGENE_HOME`, by default `~/.cache/learngene`."
     return Path(os.environ.get("LEARNGENE_HOME", "~/.cache/learngene")).expanduser()
+
+
+def is_first_process():
+    "Is this process alone, or the first of several that one launcher (torchrun, accelerate) started? The first one prints and writes."
+    return int(os.environ.get("RANK", 0)) == 0

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from ._files import near, project_root
+from ._files import is_first_process, near, project_root
 
 
 def main(argv=None):
@@ -311,7 +311,7 @@ def _queue(args):
         lines += queue.forecast(jobs, results.ledger, known, home, workers)
         return print("\n".join(lines))
     for line in lines:
-        if "has no sweep" in line and int(os.environ.get("RANK", 0)) == 0:
+        if "has no sweep" in line and is_first_process():
             print(line, flush=True)
     queue.work(jobs, results.ledger, home, args.began + queue.seconds_for(args.minutes), workers, **_how(args))
 
@@ -363,7 +363,7 @@ def _train(args):
 
     book = ledger.Ledger(args.results) if args.results else None
     record = running.run(args.recipe, book, save=args.save, again=args.again, **_how(args))
-    if int(os.environ.get("RANK", 0)) == 0:  # of several processes
+    if is_first_process():
         print(f"{record['run_info']['name']}: {record['train_info']['test_accuracy']:.2%} of {record['meta_info']['data_sizes']['test']} test images")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import recipe as recipes
 from . import running, train
-from ._files import atomic_folder, read_config, write_atomic
+from ._files import atomic_folder, is_first_process, read_config, write_atomic
 from .ancestry import shipped
 from .ledger import SEEN, Ledger, code_version, file_name, read_record, source_digest
 from .recipe import Recipe, Sweep, find_recipe
@@ -261,7 +261,7 @@ def work(
     **how,  # engine, compile and deterministic, as in `fit`
 ) -> int:  # how many runs are left
     "Do what is missing, in order, until the time is up; an unfinished run stands in its checkpoint. RuntimeError at the end when runs failed."
-    say = say or (lambda line: print(line, flush=True) if int(os.environ.get("RANK", 0)) == 0 else None)
+    say = say or (lambda line: print(line, flush=True) if is_first_process() else None)
     todo = missing(jobs, ledger, home)
     say(f"{len(todo)} of {len(jobs)} runs are left")
     failed, done = {}, 0
@@ -310,7 +310,7 @@ def attempt(job, ledger, home, until, aloud, **how):
             return running.run(job.recipe, ledger, on_epoch=on_epoch, again=True, home=home, cadence=cadence, **how)
         folder = running.trained(job.recipe, on_epoch, home, cadence, **how)
         record = read_config(folder, FORMAT)["extra"]["record"]
-        if int(os.environ.get("RANK", 0)) == 0:
+        if is_first_process():
             ledger.add(record)
         return record
     except Exception as e:  # the others go on; `work` tells

@@ -9,11 +9,12 @@ __all__ = ['LOOKED_AT', 'DISTANCES', 'find_ancestry', 'trained', 'ancestry_folde
 
 # %% ../nbs/10_running.ipynb #993074ae
 from . import methods
-from ._files import cache_folder, project_root
+from ._files import cache_folder, is_first_process, project_root
 from .ancestry import load_ancestry, shipped
 from .budgeting import latency_ms
 from .data import load_data
 from .density import mean_attention_distance
+from .device import DeviceImages
 from .ledger import SCHEMA, SEEN, Ledger, code_version, now, source_digest, versions
 from .recipe import Recipe, find_recipe
 from .train import Paused, agreed, borrowed_randomness, cpu_group, evaluate, fit
@@ -207,7 +208,7 @@ def run(
         raise Paused("stopped before it began to train.")
     done = fit(model, data, recipe, checkpoints, on_epoch, cadence=cadence, **how)
     record = _record(recipe, code, data, model, origin, done)
-    if int(os.environ.get("RANK", 0)) == 0:  # with several processes the first one writes
+    if is_first_process():  # which writes
         if save:
             save_vit(model, save, record=record)
         ledger.add(record)
@@ -216,7 +217,8 @@ def run(
 
 # %% ../nbs/10_running.ipynb #2834d741
 def _record(recipe, code, data, model, origin, done):
-    test = evaluate(model, data.test)
+    images = DeviceImages(data.test, next(model.parameters()).device) if done.engine == "device" else data.test
+    test = evaluate(model, images)
     return dict(
         schema=SCHEMA,
         run_info=dict(name=recipe.name, key=recipe.key, seed=recipe.seed, finished=now(), code=code, source=source_digest(), versions=versions(), device=done.device,

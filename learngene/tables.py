@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['to_frame', 'to_curves', 'mean_sd', 'table', 'compare', 'say_difference', 'against', 'verdict', 'say_against',
-           'draw_effects', 'differences', 'judge', 'published', 'beside_paper', 'epochs_to', 'say_epochs',
-           'draw_curves', 'Results']
+           'draw_intervals', 'draw_effects', 'differences', 'judge', 'published', 'beside_paper', 'epochs_to',
+           'say_epochs', 'draw_curves', 'Results']
 
 # %% ../nbs/11_tables.ipynb #adc1b4cb
 from ._files import project_root, write_atomic
@@ -132,23 +132,35 @@ def say_against(
     return "\n".join([*lines, f"Of {len(effects)} comparisons, {0.05 * len(effects):.1f} would be called better or worse by chance."])
 
 # %% ../nbs/11_tables.ipynb #0b65254b
+def draw_intervals(
+    effects,  # difference, low and high of each row
+    rows,  # what to call them
+    ax=None,  # matplotlib axes
+    shift=0.0,  # of this set of dots, in rows downward
+    color="C0",  # one for all, or one for each row
+    label=None,  # of the set, for a legend
+):  # the axes
+    "A dot and its interval on a line of its own for each row, the first on top."
+    import matplotlib.pyplot as plt
+
+    ax, colors = ax or plt.gca(), [color] * len(rows) if isinstance(color, str) else color
+    for y, (d, low, high, c) in enumerate(zip(effects.difference, effects.low, effects.high, colors)):
+        ax.errorbar(d, y + shift, xerr=[[d - low], [high - d]], fmt="o", ms=4, color=c, label=label if y == 0 else None)
+    ax.axvline(0, color="0.6", lw=0.8)
+    ax.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5), xlabel="difference in points")
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    return ax
+
+
 def draw_effects(
     effects,  # from `against`
     ax=None,  # matplotlib axes
 ):  # the axes
     "Differences with their intervals, one line a row of the table; a dot to the right of zero is for the method that was compared."
-    import matplotlib.pyplot as plt
-
-    ax = ax or plt.gca()
     columns, rows = list(effects.iloc[:, 0].unique()), list(effects.method.unique())
     for i, column in enumerate(columns):
         part = effects[effects.iloc[:, 0] == column].set_index("method").reindex(rows)
-        y = np.arange(len(rows)) + (i - (len(columns) - 1) / 2) * 0.25
-        ax.errorbar(part.difference, y, xerr=[part.difference - part.low, part.high - part.difference], fmt="o", ms=4, color=f"C{i}", label=column)
-    ax.axvline(0, color="0.6", lw=0.8)
-    ax.set(yticks=range(len(rows)), yticklabels=rows, xlabel="difference in points")
-    ax.invert_yaxis()
-    ax.spines[["top", "right", "left"]].set_visible(False)
+        ax = draw_intervals(part, rows, ax, (i - (len(columns) - 1) / 2) * 0.25, f"C{i}", column)
     if len(columns) > 1:
         ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
