@@ -874,6 +874,26 @@ def test_two_processes_train_as_one(two, job):
         assert all(x[k] == pytest.approx(y[k], abs=2e-5) for k in x if x[k] is not None)
 
 
+def test_peak_memory_is_of_this_process_alone(tmp_path):
+    "A child's resource usage starts from its parent's; a benchmark's processes would all tell the parent's peak."
+    code = """
+import multiprocessing as mp
+from concurrent.futures import ProcessPoolExecutor
+import torch
+from learngene.train import _peak_memory_mb
+
+if __name__ == "__main__":
+    big = torch.ones(2**30 // 4)  # 1 GiB
+    with ProcessPoolExecutor(1, mp_context=mp.get_context("spawn")) as pool:
+        print(_peak_memory_mb(torch.device("cpu")), pool.submit(_peak_memory_mb, torch.device("cpu")).result())
+"""
+    (tmp_path / "big.py").write_text(code)
+    here = subprocess.run([sys.executable, tmp_path / "big.py"], capture_output=True, text=True, check=False, env=os.environ | dict(PYTHONPATH=str(Path(lg.__file__).parents[1])))
+    assert here.returncode == 0, here.stderr
+    parent, child = map(float, here.stdout.split())
+    assert 100 < child < parent - 700
+
+
 def test_two_processes_count_every_image_once(two):
     (a, b), _ = two
     data = lg.load_data("digits")
