@@ -1,7 +1,9 @@
 "A zoo of tiny vision transformers, built by timm alone, with weights that make heads and layers differ."
 import os
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])  # other processes find the library, too, where it is not installed
 
 from functools import partial
 

@@ -23,7 +23,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(lg.__path__, "learngene."
 
 def python(code, cwd=None, check=True):
     "Run code in a fresh interpreter: what it printed, on both streams."
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=cwd)
     if check:
         assert done.returncode == 0, done.stderr

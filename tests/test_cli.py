@@ -53,7 +53,7 @@ PARAMETERS = 'profile = "digits"  # which\nfresh = False\nworkers = 0\nresults =
 
 def test_from_outside(tmp_path):
     def command(*args, cwd=tmp_path):
-        return subprocess.run([sys.executable, "-m", "learngene", *args], capture_output=True, text=True, cwd=cwd, env=os.environ | dict(PYTHONPATH=str(ROOT), COLUMNS="200"))
+        return subprocess.run([sys.executable, "-m", "learngene", *args], capture_output=True, text=True, cwd=cwd, env=os.environ | dict(COLUMNS="200"))
     done = command("--help")
     assert done.returncode == 0 and all(word in done.stdout for word in ("run", "train", "report", "commit", "list")) and done.stderr == ""
     done = command("run", "tabel2")
@@ -186,7 +186,6 @@ def checkout(tmp_path, monkeypatch):
     for name in ("figure1c", "table2"):
         notebook(root / "nbs" / "paper" / f"{name}.ipynb", [four, publish.format(name)])
     monkeypatch.chdir(root)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return root
 
 

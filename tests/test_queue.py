@@ -220,7 +220,7 @@ BLOCKED = ("papermill", "nbdev", "execnb", "fastcore", "datasets", "kornia", "IP
 
 def plain(folder, *args):
     code = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r})); import runpy; sys.argv = ['learngene', *{args!r}]; runpy.run_module('learngene', run_name='__main__')"
-    env = os.environ | dict(OMP_NUM_THREADS="1", LEARNGENE_HOME=str(folder / "home"), COLUMNS="200")
+    env = os.environ | dict(LEARNGENE_HOME=str(folder / "home"), COLUMNS="200")
     env.pop("PYTHONPATH", None)
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=env, timeout=300)
 
