@@ -173,7 +173,7 @@ def _class_count(num_classes):
         raise ValueError(f"num_classes is {num_classes}, wanted a whole number of at least 0, or None for the ancestry's classifier.")
     return n
 
-
+# %% ../nbs/05_inheriting.ipynb #a54910a6
 def _sources(L, depth, layers):
     listed = None if isinstance(layers, str) else [_whole(layer) for layer in layers]
     n = len(listed) if listed and depth is None else L if depth is None else _whole(depth)
@@ -188,7 +188,7 @@ def _sources(L, depth, layers):
     first = dict(front=0, middle=(L - n) // 2, last=L - n)[layers]
     return list(range(first, first + n))
 
-
+# %% ../nbs/05_inheriting.ipynb #22f06c49
 def _head_counts(ancestry, heads, omega):
     if heads is not None and omega is not None:
         raise ValueError("give heads or omega, not both.")

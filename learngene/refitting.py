@@ -307,7 +307,7 @@ def _check(child, ancestry, ridge, sources, weight, damping):
 
 WEIGHTS = ("equal", "norm")
 
-
+# %% ../nbs/12_refitting.ipynb #76607a73
 def _sources(child, ancestry, sources):
     "The ancestry layer of each descendant layer, checked."
     if child.embed_dim != ancestry.embed_dim or child.patch_embed.num_patches != ancestry.patch_embed.num_patches or child.num_prefix_tokens != ancestry.num_prefix_tokens:

@@ -290,7 +290,7 @@ def each(
             workers //= 2
             warnings.warn(f"a process was killed, perhaps for want of memory; {len(left)} runs are left and go on with {workers} at a time.", stacklevel=2)
 
-
+# %% ../nbs/10_running.ipynb #e6c3c9ab
 def _side_by_side(jobs, do, workers):
     "Yield (job, result) as jobs finish, each in a process of its own. BrokenProcessPool when one of them dies."
     context = multiprocessing.get_context("spawn")
@@ -323,7 +323,7 @@ def _start_worker():
     torch.set_num_threads(1)
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
 
-
+# %% ../nbs/10_running.ipynb #489263bf
 def _attempt(recipe, ledger, **how):
     try:
         return run(recipe, ledger, on_epoch=False, **how)

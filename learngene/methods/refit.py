@@ -29,7 +29,7 @@ class RefitPayload:
     def __str__(self):
         return f"{self.base}, to be refitted"
 
-
+# %% ../../nbs/methods/04_refit.ipynb #d945a59d
 PARTS = ("both", "attention", "ffn")
 
 
