@@ -218,6 +218,18 @@ class _Costs:
         return _with_memory(params, flops, state.config(self.base), self.tokens)
 
 # %% ../nbs/13_budgeting.ipynb #ae085122
+def _time_shares(base, budget):
+    "Share of the ancestry's time that a head, a neuron and the rest of a layer take, by the clock. What is too little to be seen counts as a thousandth of a layer."
+    def clock(heads, widths): return latency_ms(build_vit(base | dict(heads=heads, ffn_width=widths), device="cpu").to(budget.device), budget.batch_size)
+
+    heads, widths, n = base["heads"], base["ffn_width"], len(base["heads"])
+    whole, many, wide = clock(heads, widths), sum(heads) / n, sum(widths) / n  # of an average layer
+    layer = max(1e-6 * whole, (whole - clock(heads[:1], widths[:1])) / max(1, n - 1))
+    head = max(1e-3 * layer / many, (whole - clock([1] * n, widths)) / max(1, sum(heads) - n))
+    neuron = max(1e-3 * layer / wide, (whole - clock(heads, [1] * n)) / max(1, sum(widths) - n))
+    return {part: ms / whole for part, ms in dict(head=head, neuron=neuron, rest=max(1e-3 * layer, layer - many * head - wide * neuron)).items()}
+
+# %% ../nbs/13_budgeting.ipynb #9d8fd402
 class _Path:
     "All shapes from the whole learngene down, each one step cheaper than the last."
     def __init__(self, base, tags, budget):
@@ -229,8 +241,9 @@ class _Path:
         state = _State({i: len(t.heads) for i, t in enumerate(tags)}, {i: self.full for i in range(len(tags))})
         self.costs = _Costs(base, budget.batch_size)
         self.whole = self.costs(_State(dict(enumerate(base["heads"])), dict(state.widths)))
-        kinds = {"flops" if k == "latency_ms" else "params" if k == "memory_mb" else k for k in budget.limits}
-        self.unit = {part: sum(self.costs.parts[k][part] / self.whole[k] for k in kinds) for part in ("head", "neuron", "rest")}
+        kinds = {"params" if k == "memory_mb" else k for k in budget.limits}
+        shares = [_time_shares(base, budget) if k == "latency_ms" else {part: v / self.whole[k] for part, v in self.costs.parts[k].items()} for k in kinds]
+        self.unit = {part: sum(share[part] for share in shares) for part in ("head", "neuron", "rest")}
         self.states = [state]
         while len(state.heads) > 1 or any(h > 1 for h in state.heads.values()) or any(w > 1 for w in state.widths.values()):
             state = min(self._steps(state), key=lambda s: s[0])[1]

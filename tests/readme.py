@@ -28,6 +28,7 @@ def convert():
     text, resources = MarkdownExporter(preprocessors=[_Directives]).from_notebook_node(nb, {"output_files_dir": PICTURES, "unique_key": "readme"})
     text = re.sub(r"```python\s*```\n*", "", text)  # code that is not shown
     text = re.sub(r"<style[^>]*>.*?</style>\s*", "", text, flags=re.S)
+    text = re.sub(r"\]\((?=[\w/]+\.ipynb)", "](nbs/", text)  # links from the folder of the notebooks
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
     return text, resources["outputs"]
 

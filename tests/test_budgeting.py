@@ -68,6 +68,24 @@ def test_latency_budget_is_measured(made, monkeypatch):
     assert len(measured) > 1 and 0.9 * limit < 1e-3 * count_params(child) <= limit
 
 
+@pytest.mark.parametrize("what", ["layers", "heads", "neurons"])
+def test_latency_budget_gives_back_what_takes_the_time(made, monkeypatch, what):
+    "Where only layers take time, all heads and neurons of those that stay are kept; and so on."
+    ancestry, images, learngene = made
+
+    def count(model):
+        return dict(layers=len(model.blocks), heads=sum(b.attn.num_heads for b in model.blocks), neurons=sum(b.mlp.fc1.out_features for b in model.blocks))
+    whole = count(ancestry)
+    monkeypatch.setattr(budgeting, "latency_ms", lambda model, *args: float(count(model)[what]))
+    found = count(lg.inherit(learngene, budget=Budget(latency_ms=whole[what] / 2), refit=images, ancestry=ancestry))
+    assert 0.35 * whole[what] <= found[what] <= 0.5 * whole[what]
+    if what == "layers":
+        assert found == {k: v // 2 for k, v in whole.items()}
+    else:
+        other = dict(heads="neurons", neurons="heads")[what]
+        assert found[other] / whole[other] >= found["layers"] / whole["layers"] >= 0.5  # what takes no time goes with its layer alone
+
+
 def test_smallest_model_is_named(made):
     ancestry, images, learngene = made
     with pytest.raises(ValueError, match="the smallest, one layer of one head and one neuron, has params ([0-9,.]+e?[+0-9]*) \\(wanted 100\\)"):

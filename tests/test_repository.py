@@ -61,6 +61,26 @@ def test_readme_names_the_two_commands():
     assert "make test" in (ROOT / ".ci/run").read_text()
 
 
+def test_readme_recipe_is_one():
+    import yaml
+
+    from learngene.recipe import Recipe, find_recipe
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    recipe, table = Recipe.from_dict(yaml.safe_load(text)), Recipe.load(find_recipe("digits/ancestry"))
+    assert recipe.augment.rand_augment == table.augment.rand_augment is None and recipe.data.image_size == table.data.image_size
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *NOTEBOOKS], ids=lambda p: p.stem)
+def test_links_lead_somewhere(path):
+    "From the folder of the file, as JupyterLab and a code host follow them."
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        text = "\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
+    links = re.findall(r"\]\(([^)\s#]+)[^)]*\)", text)
+    assert not [link for link in links if "://" not in link and not (path.parent / link).exists()]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_form(path):
     nb = json.loads(path.read_text(encoding="utf-8"))
