@@ -11,6 +11,7 @@ from .data import DECODED_LIMIT, ImageDataset, _Decoded
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from math import log
 
 import numpy as np
@@ -347,9 +348,15 @@ class DeviceBatches:
         return _ahead(batches, device) if device.type == "cuda" else batches
 
 
+@cache
+def _side_stream(device):
+    "One for all epochs and runs: memory, and a workspace for matrix products, belong to the stream that asked for them."
+    return torch.cuda.Stream(device)
+
+
 def _ahead(batches, device):
     "The same batches, each made beside the step before it: on a stream of its own, which the step then waits for."
-    stream, main, waiting = torch.cuda.Stream(device), torch.cuda.current_stream(device), None
+    stream, main, waiting = _side_stream(device), torch.cuda.current_stream(device), None
     stream.wait_stream(main)
     while True:
         with torch.cuda.stream(stream):

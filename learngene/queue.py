@@ -303,6 +303,8 @@ def _chained(ancestries):
 def attempt(job, ledger, home, until, aloud, **how):
     "One job; its record, or the exception that ended it, which is Paused when the time was up."
     on_epoch, cadence = _Occasionally(job) if aloud else False, train.Cadence(seconds=60, until=until)
+    if job.table != "ancestry":
+        how.pop("compile", None)  # a run of minutes ends before compiling has paid
     try:
         if train.agreed(time.time() >= until):
             return train.Paused()

@@ -17,7 +17,7 @@ from .density import mean_attention_distance
 from .device import DeviceImages
 from .ledger import SCHEMA, SEEN, Ledger, code_version, now, source_digest, versions
 from .recipe import Recipe, find_recipe
-from .train import Paused, agreed, borrowed_randomness, cpu_group, evaluate, fit
+from .train import Paused, agreed, borrowed_randomness, use_cpu, evaluate, fit
 from .vit import _ffn_width, check_vit, count_flops, count_params, fingerprint, load_vit, save_vit, vit_extra
 
 import hashlib
@@ -71,7 +71,7 @@ def trained(
     name = _ancestry_name(recipe, data)
     found = [place / name for place in ancestry_folders(home) if (place / name).is_dir()]
     folder = found[0] if found else ancestry_folders(home)[0] / name
-    everyone = PartialState(cpu=cpu_group())  # of several processes one saves the ancestry; the others wait for it
+    everyone = PartialState(cpu=use_cpu())  # of several processes one saves the ancestry; the others wait for it
     everyone.wait_for_everyone()
     if not folder.is_dir():
         run(recipe, Ledger(folder.parent / "ledger"), save=folder, on_epoch=on_epoch, again=True, home=home, cadence=cadence, **how)
@@ -115,6 +115,7 @@ def start(
     method = methods.get(recipe.method.name, **recipe.method.options)
     _check_classes(recipe, data, (recipe.model or {}).get("num_classes"), "model.num_classes")
     ancestry = find_ancestry(recipe.ancestry, on_epoch, home, cadence, **how) if recipe.ancestry else timm.models.VisionTransformer(**recipe.model)
+    ancestry.to(PartialState(cpu=use_cpu()).device)  # a GPU measures and solves many times faster
     if recipe.shape.classifier == "ancestry":
         _check_classes(recipe, data, ancestry.num_classes, "with shape.classifier: ancestry, the number of classes")
     images = shown_images(recipe, data)
@@ -126,7 +127,7 @@ def start(
     shape = methods.Shape(recipe.shape.depth, recipe.shape.heads, len(data.classes) if recipe.shape.classifier == "fresh" else None)
     with borrowed_randomness():
         set_seed(recipe.seed)
-        model = method.expand(payload, shape)
+        model = method.expand(payload, shape).cpu()
     expanded = time.perf_counter() - began - condensed
     origin = dict(ancestry=recipe.ancestry and fingerprint(ancestry), ancestry_recipe=recipe.ancestry and _ancestry_recipe(recipe.ancestry),
                   inherited_params=method.inherited_params(payload, shape), payload=str(payload), condense_images=len(images),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['seed_epoch', 'borrowed_randomness', 'randomness', 'set_randomness', 'EpochBatches', 'evaluate', 'save_checkpoint',
-           'load_checkpoint', 'Cadence', 'Paused', 'set_drop_path', 'arithmetic', 'Fit', 'fit', 'cpu_group', 'agreed',
+           'load_checkpoint', 'Cadence', 'Paused', 'set_drop_path', 'arithmetic', 'Fit', 'fit', 'use_cpu', 'agreed',
            'print_epoch']
 
 # %% ../nbs/08_train.ipynb #eeb9d9d7
@@ -388,7 +388,7 @@ def fit(
     on_epoch = print_epoch if on_epoch is None else on_epoch or (lambda entry: None)
     AcceleratorState._reset_state()  # a new precision may be asked for in the same process
     precision = torch.get_float32_matmul_precision()
-    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(recipe.train.precision, recipe.train.precision), cpu=cpu_group(),
+    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(recipe.train.precision, recipe.train.precision), cpu=use_cpu(),
                               dynamo_backend="inductor" if compile else None)
     torch.set_float32_matmul_precision(precision)  # which accelerate lowers for good when it compiles; here it is `arithmetic`'s to choose
     accelerator.wait_for_everyone()  # the first of several processes may still be writing what all are to read
@@ -422,10 +422,10 @@ def _engine(asked, state, data, device):
     return choose_engine(begun or asked, data, device)
 
 
-def cpu_group() -> bool:
-    "Are there several processes, and no GPUs for them? Accelerate makes a group of such processes only when it is told."
+def use_cpu() -> bool:
+    "Must accelerate be told to use the processor? For several processes without GPUs, and in place of Apple's GPU, which has no double precision."
     gpu = torch.accelerator.current_accelerator(check_available=True)
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and (gpu is None or gpu.type == "mps")
+    return gpu.type == "mps" if gpu else int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def agreed(
@@ -434,7 +434,7 @@ def agreed(
     "What the first process thinks, in all of them."
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return flag
-    return bool(broadcast(torch.tensor([int(flag)], device=PartialState(cpu=cpu_group()).device)).item())
+    return bool(broadcast(torch.tensor([int(flag)], device=PartialState(cpu=use_cpu()).device)).item())
 
 # %% ../nbs/08_train.ipynb #1c257a72
 @dataclass

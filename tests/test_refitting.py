@@ -344,7 +344,8 @@ def test_few_images_warn_with_the_number():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_equals_cpu():
+def test_gpu_equals_cpu(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     big = vit()
     a, b = cut(big, heads=2), cut(big, heads=2).cuda()
     refit(a, big, pixels(64))
