@@ -267,7 +267,7 @@ def find_recipe(
     there = sorted(f"{f.parent.name}/{f.stem}" for f in own.glob("*/*.yaml"))
     raise FileNotFoundError(f"there is no recipe {str(name)!r}{near(name, there)}: give a YAML file or one of {', '.join(there)}.")
 
-
+# %% ../nbs/06_recipe.ipynb #08f81e4b
 def profiles() -> list:
     "Names of the profiles that come with the library."
     return sorted({f.parent.name for f in _own().glob("*/*.yaml")})
