@@ -259,11 +259,11 @@ def say_epochs(
     method: str,  # as labelled
     target: float,  # accuracy, 0 to 1
 ) -> str:
-    "When a method reaches the target, in words."
-    epoch, last = epochs_to(curves, method, target), int(curves.epoch.max())
+    "When a method first reaches the target, in words."
+    epoch = epochs_to(curves, method, target)
     if epoch is None:
         return f"{method} does not reach it"
-    return f"{method} is there before training" if epoch == 0 else f"{method} reaches it after {epoch} epochs ({last / epoch:.1f} times fewer)"
+    return f"{method} is there before training" if epoch == 0 else f"{method} reaches it after {epoch} epoch{'s' * (epoch > 1)}"
 
 # %% ../nbs/11_tables.ipynb #52ade947
 def draw_curves(
