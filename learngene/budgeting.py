@@ -6,8 +6,8 @@
 __all__ = ['Budget', 'measure', 'latency_ms', 'LayerPrices', 'prices', 'solve']
 
 # %% ../nbs/13_budgeting.ipynb #9df697da
-from .inheriting import Plan, plan, with_heads
-from .refitting import Gram, _after_attention, _after_ffn, _embed, _entering, _first, _ridge_solve
+from .inheriting import Plan, build, plan, with_heads
+from .refitting import Gram, _after_attention, _after_ffn, _embed, _entering, _first, _ridge_solve, refit
 from .vit import build_vit, check_vit, count_flops, count_params, eval_mode
 
 import statistics
@@ -218,9 +218,15 @@ class _Costs:
         return _with_memory(params, flops, state.config(self.base), self.tokens)
 
 # %% ../nbs/13_budgeting.ipynb #ae085122
+def _undisturbed(config, budget):
+    "Milliseconds of an architecture, the least of three measurements: whatever else the machine does can only make it slower."
+    model = build_vit(config, device="cpu").to(budget.device)
+    return min(latency_ms(model, budget.batch_size, 10) for _ in range(3))
+
+
 def _time_shares(base, budget):
     "Share of the ancestry's time that a head, a neuron and the rest of a layer take, by the clock. What is too little to be seen counts as a thousandth of a layer."
-    def clock(heads, widths): return latency_ms(build_vit(base | dict(heads=heads, ffn_width=widths), device="cpu").to(budget.device), budget.batch_size)
+    def clock(heads, widths): return _undisturbed(base | dict(heads=heads, ffn_width=widths), budget)
 
     heads, widths, n = base["heads"], base["ffn_width"], len(base["heads"])
     whole, many, wide = clock(heads, widths), sum(heads) / n, sum(widths) / n  # of an average layer
@@ -296,9 +302,7 @@ def solve(
     limits = {k: v * path.whole[k] if k in ("params", "flops") and v <= 1 else v for k, v in budget.limits.items()}
 
     def over(state):
-        found = path.costs(state)
-        if "latency_ms" in limits:
-            found["latency_ms"] = latency_ms(build_vit(state.config(path.base), device="cpu").to(budget.device), budget.batch_size)
+        found = path.costs(state) | (dict(latency_ms=_undisturbed(state.config(path.base), budget)) if "latency_ms" in limits else {})
         return {k: found[k] for k in limits if found[k] > limits[k]}
 
     least = over(path.states[-1])
@@ -316,6 +320,11 @@ def solve(
             other = path.shrink(path.states[low - 1], over)
             state = state if other is None else other
             _fill(path, state, over)
+    elif len(limits) == 1:
+        room = (limits["latency_ms"] - _undisturbed(state.config(path.base), budget)) / _undisturbed(path.base, budget)
+        grown = next((s for part in (1, 0.75, 0.5, 0.25) if not over(s := _grow(path, state, part * room))), state)
+        rivals = [_to_plan(learngene, path, s, num_classes) for s in (grown, _whole_layers(path, over)) if s]
+        return min(rivals, key=lambda made: _error(learngene, made, ancestry, images)) if len(rivals) > 1 else rivals[0]
     return _to_plan(learngene, path, state, num_classes)
 
 # %% ../nbs/13_budgeting.ipynb #aa51a27e
@@ -333,6 +342,40 @@ def _fill(path, state, over):
         if low == state.widths[layer] or low == path.full:
             open_layers.discard(layer)
         state.widths[layer] = low
+
+# %% ../nbs/13_budgeting.ipynb #fda471fb
+def _grow(path, state, room):
+    "Take heads and neurons back, what is worth most for its time first, while there is room (a share of the ancestry's time); a new state."
+    state = state.copy()
+    while True:
+        steps = []
+        for layer in state.heads:
+            heads, width = state.heads[layer] + 1, min(path.full, state.widths[layer] + path.step)
+            wider = [(_State(state.heads | {layer: heads}, state.widths), path.unit["head"])] if heads <= len(path.tags[layer].heads) else []
+            wider += [(_State(state.heads, state.widths | {layer: width}), path.unit["neuron"] * (width - state.widths[layer]))] if width > state.widths[layer] else []
+            steps += [((path.price(state, layer) - path.price(new, layer)) / cost, cost, new) for new, cost in wider if cost <= room]
+        if not steps:
+            return state
+        _, cost, state = max(steps, key=lambda s: s[0])
+        room -= cost
+
+
+def _whole_layers(path, over):
+    "The state with as many whole layers as are affordable, those that are dearest to leave out; None when not one is."
+    dearest = sorted(path.states[0].heads, key=lambda layer: -path.tags[layer].skip)
+
+    def whole(n): return _State({i: path.states[0].heads[i] for i in dearest[:n]}, {i: path.full for i in dearest[:n]})
+    low, high = 0, len(dearest)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (low, middle - 1) if over(whole(middle)) else (middle, high)
+    return whole(low) if low else None
+
+
+def _error(learngene, made, ancestry, images):
+    "Relative error of the last stream of a descendant that is built and refitted."
+    child = build(learngene, made).to(next(ancestry.parameters()).device)
+    return refit(child, ancestry, images, sources=[p.source for p in made.layers], ffn_width=[p.ffn_width for p in made.layers]).after[-1]
 
 
 def _to_plan(learngene, path, state, num_classes):
