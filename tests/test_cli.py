@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
 from _ddp_worker import recipe, saved_vit
 
 import learngene as lg
 from learngene import cli
 
+nbformat = pytest.importorskip("nbformat", reason="the notebook tools are not installed")
 ROOT = Path(__file__).parents[1]
 
 

@@ -3,14 +3,14 @@ import json
 import os
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 from learngene.cli import notebooks, parameters_of, run_notebook
 from learngene.queue import sweeps_of
 from learngene.recipe import Sweep
 
+nbformat = pytest.importorskip("nbformat", reason="the notebook tools are not installed")
+NotebookClient = pytest.importorskip("nbclient").NotebookClient
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if p.parent.name != "paper" and ".ipynb_checkpoints" not in p.parts)
 
