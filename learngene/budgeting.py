@@ -12,6 +12,7 @@ from .vit import build_vit, check_vit, count_flops, count_params, eval_mode
 
 import statistics
 import time
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import torch
@@ -224,8 +225,8 @@ def _undisturbed(config, budget):
     return min(latency_ms(model, budget.batch_size, 10) for _ in range(3))
 
 
-def _time_shares(base, budget):
-    "Share of the ancestry's time that a head, a neuron and the rest of a layer take, by the clock. What is too little to be seen counts as a thousandth of a layer."
+def _clocked(base, budget):
+    "Milliseconds of the ancestry; and of a head, a neuron and the rest of a layer. What is too little to be seen counts as a thousandth of a layer."
     def clock(heads, widths): return _undisturbed(base | dict(heads=heads, ffn_width=widths), budget)
 
     heads, widths, n = base["heads"], base["ffn_width"], len(base["heads"])
@@ -233,7 +234,7 @@ def _time_shares(base, budget):
     layer = max(1e-6 * whole, (whole - clock(heads[:1], widths[:1])) / max(1, n - 1))
     head = max(1e-3 * layer / many, (whole - clock([1] * n, widths)) / max(1, sum(heads) - n))
     neuron = max(1e-3 * layer / wide, (whole - clock(heads, [1] * n)) / max(1, sum(widths) - n))
-    return {part: ms / whole for part, ms in dict(head=head, neuron=neuron, rest=max(1e-3 * layer, layer - many * head - wide * neuron)).items()}
+    return whole, dict(head=head, neuron=neuron, rest=max(1e-3 * layer, layer - many * head - wide * neuron))
 
 # %% ../nbs/13_budgeting.ipynb #9d8fd402
 class _Path:
@@ -247,9 +248,10 @@ class _Path:
         state = _State({i: len(t.heads) for i, t in enumerate(tags)}, {i: self.full for i in range(len(tags))})
         self.costs = _Costs(base, budget.batch_size)
         self.whole = self.costs(_State(dict(enumerate(base["heads"])), dict(state.widths)))
-        kinds = {"params" if k == "memory_mb" else k for k in budget.limits}
-        shares = [_time_shares(base, budget) if k == "latency_ms" else {part: v / self.whole[k] for part, v in self.costs.parts[k].items()} for k in kinds]
-        self.unit = {part: sum(share[part] for share in shares) for part in ("head", "neuron", "rest")}
+        parts, kinds = dict(self.costs.parts), {"params" if k == "memory_mb" else k for k in budget.limits}
+        if "latency_ms" in kinds:
+            self.whole["latency_ms"], parts["latency_ms"] = _clocked(base, budget)
+        self.unit = {part: sum(parts[k][part] / self.whole[k] for k in kinds) for part in ("head", "neuron", "rest")}
         self.states = [state]
         while len(state.heads) > 1 or any(h > 1 for h in state.heads.values()) or any(w > 1 for w in state.widths.values()):
             state = min(self._steps(state), key=lambda s: s[0])[1]
@@ -302,29 +304,29 @@ def solve(
     limits = {k: v * path.whole[k] if k in ("params", "flops") and v <= 1 else v for k, v in budget.limits.items()}
 
     def over(state):
-        found = path.costs(state) | (dict(latency_ms=_undisturbed(state.config(path.base), budget)) if "latency_ms" in limits else {})
+        found = path.costs(state)
+        if "latency_ms" in limits:
+            found["latency_ms"] = _undisturbed(state.config(path.base), budget)
         return {k: found[k] for k in limits if found[k] > limits[k]}
 
     least = over(path.states[-1])
     if least:
         raise ValueError("no descendant is so small: the smallest, one layer of one head and one neuron, has "
                          + ", ".join(f"{k} {v:,.4g} (wanted {limits[k]:,.4g})" for k, v in least.items()) + ".")
-    low, high = 0, len(path.states) - 1  # the first state from which nothing is over
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if over(path.states[middle]) else (low, middle)
-    state = path.states[low]
+    first = bisect_left(path.states, True, hi=len(path.states) - 1, key=lambda state: not over(state))  # from which nothing is over
+    state = path.states[first]
     if "latency_ms" not in limits:
         _fill(path, state, over)
-        if low and max(path.costs(state)[k] / v for k, v in limits.items()) < 0.98:  # the layer just given back was worth more than was wanted
-            other = path.shrink(path.states[low - 1], over)
+        if first and max(path.costs(state)[k] / v for k, v in limits.items()) < 0.98:  # the layer just given back was worth more than was wanted
+            other = path.shrink(path.states[first - 1], over)
             state = state if other is None else other
             _fill(path, state, over)
     elif len(limits) == 1:
-        room = (limits["latency_ms"] - _undisturbed(state.config(path.base), budget)) / _undisturbed(path.base, budget)
-        grown = next((s for part in (1, 0.75, 0.5, 0.25) if not over(s := _grow(path, state, part * room))), state)
-        rivals = [_to_plan(learngene, path, s, num_classes) for s in (grown, _whole_layers(path, over)) if s]
-        return min(rivals, key=lambda made: _error(learngene, made, ancestry, images)) if len(rivals) > 1 else rivals[0]
+        room = (limits["latency_ms"] - _undisturbed(state.config(path.base), budget)) / path.whole["latency_ms"]
+        state = next((s for part in (1, 0.75, 0.5, 0.25) if not over(s := _grow(path, state, part * room))), state)
+        rival = _whole_layers(path, over)
+        if rival:
+            state = min(state, rival, key=lambda s: _error(learngene, _to_plan(learngene, path, s, num_classes), ancestry, images))
     return _to_plan(learngene, path, state, num_classes)
 
 # %% ../nbs/13_budgeting.ipynb #aa51a27e
@@ -334,30 +336,27 @@ def _fill(path, state, over):
     while open_layers:
         def gain(i): return path.tags[i].neurons[state.widths[i]] - path.tags[i].neurons[min(path.full, state.widths[i] + path.step)]
         layer = max(sorted(open_layers), key=gain)
-        low, high = state.widths[layer], min(path.full, state.widths[layer] + path.step)
-        while low < high:  # the largest width that fits
-            middle = (low + high + 1) // 2
-            wider = _State(state.heads, state.widths | {layer: middle})
-            low, high = (low, middle - 1) if over(wider) else (middle, high)
-        if low == state.widths[layer] or low == path.full:
+        width = state.widths[layer]
+        more = range(width + 1, min(path.full, width + path.step) + 1)
+        state.widths[layer] += bisect_left(more, True, key=lambda wider: bool(over(_State(state.heads, state.widths | {layer: wider}))))  # as many as fit
+        if state.widths[layer] in (width, path.full):
             open_layers.discard(layer)
-        state.widths[layer] = low
 
 # %% ../nbs/13_budgeting.ipynb #fda471fb
 def _grow(path, state, room):
     "Take heads and neurons back, what is worth most for its time first, while there is room (a share of the ancestry's time); a new state."
-    state = state.copy()
-    while True:
-        steps = []
-        for layer in state.heads:
-            heads, width = state.heads[layer] + 1, min(path.full, state.widths[layer] + path.step)
-            wider = [(_State(state.heads | {layer: heads}, state.widths), path.unit["head"])] if heads <= len(path.tags[layer].heads) else []
-            wider += [(_State(state.heads, state.widths | {layer: width}), path.unit["neuron"] * (width - state.widths[layer]))] if width > state.widths[layer] else []
-            steps += [((path.price(state, layer) - path.price(new, layer)) / cost, cost, new) for new, cost in wider if cost <= room]
-        if not steps:
-            return state
-        _, cost, state = max(steps, key=lambda s: s[0])
+    def steps():
+        for layer, heads in state.heads.items():
+            if heads < len(path.tags[layer].heads):
+                yield layer, path.unit["head"], _State(state.heads | {layer: heads + 1}, state.widths)
+            width, wider = state.widths[layer], min(path.full, state.widths[layer] + path.step)
+            if width < wider:
+                yield layer, path.unit["neuron"] * (wider - width), _State(state.heads, state.widths | {layer: wider})
+
+    while gains := [((path.price(state, layer) - path.price(new, layer)) / cost, cost, new) for layer, cost, new in steps() if cost <= room]:
+        _, cost, state = max(gains, key=lambda gain: gain[0])
         room -= cost
+    return state
 
 
 def _whole_layers(path, over):
@@ -365,11 +364,8 @@ def _whole_layers(path, over):
     dearest = sorted(path.states[0].heads, key=lambda layer: -path.tags[layer].skip)
 
     def whole(n): return _State({i: path.states[0].heads[i] for i in dearest[:n]}, {i: path.full for i in dearest[:n]})
-    low, high = 0, len(dearest)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (low, middle - 1) if over(whole(middle)) else (middle, high)
-    return whole(low) if low else None
+    fitting = bisect_left(range(1, len(dearest) + 1), True, key=lambda n: bool(over(whole(n))))
+    return whole(fitting) if fitting else None
 
 
 def _error(learngene, made, ancestry, images):

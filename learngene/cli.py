@@ -98,7 +98,7 @@ def _add_how(p, when=""):
     "What is not given is left to `fit`."
     p.add_argument("--engine", default=argparse.SUPPRESS, choices=["auto", "device", "loader"],
                    help=f"where images are augmented{when} (default: on a GPU that holds them all, else one by one)")
-    p.add_argument("--compile", action="store_true", default=argparse.SUPPRESS, help=f"use torch.compile{when}" + "; the queue does so for ancestries alone" * bool(when))
+    p.add_argument("--compile", action="store_true", default=argparse.SUPPRESS, help=f"use torch.compile{when and ', for ancestries alone'}{when}")
     p.add_argument("--deterministic", action="store_true", default=argparse.SUPPRESS, help=f"deterministic algorithms only{when}: slower on a GPU, the same weights each time")
 
 

@@ -17,7 +17,7 @@ from .density import mean_attention_distance
 from .device import DeviceImages
 from .ledger import SCHEMA, SEEN, Ledger, code_version, now, source_digest, versions
 from .recipe import Recipe, find_recipe
-from .train import Paused, agreed, borrowed_randomness, use_cpu, evaluate, fit
+from .train import Paused, agreed, borrowed_randomness, evaluate, fit, use_cpu
 from .vit import _ffn_width, check_vit, count_flops, count_params, fingerprint, load_vit, save_vit, vit_extra
 
 import hashlib

@@ -613,9 +613,9 @@ def _peak_memory_mb(device):
     import sys
 
     status = Path("/proc/self/status")
-    _, found, rest = status.read_text().partition("VmHWM:") if status.is_file() else ("", "", "")
+    _, found, peak = (status.read_text() if status.is_file() else "").partition("VmHWM:")
     if found:  # on Linux what `getrusage` tells includes what the parent process had taken
-        return int(rest.split()[0]) / 2**10
+        return int(peak.split()[0]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 

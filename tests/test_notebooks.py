@@ -38,18 +38,10 @@ def test_committed_outputs(path):
     assert outputs or path.parent.name in ("paper", "methods"), "a lesson shows what its cells give; run it"
 
 
-def test_every_run_of_the_digits_profile_is_on_record():
-    there = {path.stem.rsplit("-", 1)[-1] for path in (ROOT / "results/digits/records").glob("*.json")}
-    for path in notebooks().values():
-        for sweep in (v for k, v in parameters_of(path).items() if k.startswith("sweep")):
-            missing = [recipe.name for _, recipe in Sweep.load(f"digits/{sweep}").cells() if recipe.key not in there]
-            assert not missing, f"{sweep}: {missing[:3]}"
-
-
-@pytest.mark.parametrize("sweep", sweeps_of("pico"))
-def test_every_run_of_the_pico_profile_is_on_record(sweep):
-    there = {path.stem.rsplit("-", 1)[-1] for path in (ROOT / "results/pico/records").glob("*.json")}
-    assert not [recipe.name for _, recipe in Sweep.load(f"pico/{sweep}").cells() if recipe.key not in there]
+@pytest.mark.parametrize("profile, sweep", [(profile, sweep) for profile in ("digits", "pico") for sweep in sweeps_of(profile)])
+def test_every_run_of_a_profile_is_on_record(profile, sweep):
+    there = {path.stem.rsplit("-", 1)[-1] for path in (ROOT / "results" / profile / "records").glob("*.json")}
+    assert not [recipe.name for _, recipe in Sweep.load(f"{profile}/{sweep}").cells() if recipe.key not in there]
 
 
 @pytest.mark.parametrize("profile", ["digits", "small", "paper"])

@@ -190,7 +190,7 @@ def forecast(folder, workers=1):
 def test_only_ancestries_are_compiled(monkeypatch):
     "Compiling takes longer than a short run saves."
     asked = []
-    monkeypatch.setattr(queue.running, "run", lambda recipe, *args, **how: asked.append(("run", how["compile"] if "compile" in how else None, how["engine"])))
+    monkeypatch.setattr(queue.running, "run", lambda recipe, *args, **how: asked.append(("run", how.get("compile"), how["engine"])))
     monkeypatch.setattr(queue.running, "trained", lambda recipe, *args, **how: asked.append(("trained", how["compile"], how["engine"])) or Path("nowhere"))
     for table in ("table2", "ancestry"):
         queue.attempt(queue.Job(table, {}, None), None, "home", time.time() + 1e6, False, compile=True, engine="device")

@@ -67,8 +67,8 @@ def test_readme_recipe_is_one():
     from learngene.recipe import Recipe, find_recipe
 
     text = (ROOT / "README.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
-    recipe, table = Recipe.from_dict(yaml.safe_load(text)), Recipe.load(find_recipe("digits/ancestry"))
-    assert recipe.augment.rand_augment == table.augment.rand_augment is None and recipe.data.image_size == table.data.image_size
+    recipe, known = Recipe.from_dict(yaml.safe_load(text)), Recipe.load(find_recipe("digits/ancestry"))
+    assert recipe.augment.rand_augment == known.augment.rand_augment is None and recipe.data.image_size == known.data.image_size
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *NOTEBOOKS], ids=lambda p: p.stem)
