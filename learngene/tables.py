@@ -25,12 +25,12 @@ def to_frame(
     cells,  # (labels, recipe) pairs, from `Sweep.cells`
     records,  # their records, in the same order
 ) -> pd.DataFrame:
-    "One row a run: labels, test accuracy, size, cost, and the record's file name."
+    "One row a run: labels, test accuracy, size, cost, the hash of its weights, and the record's file name."
     rows = []
     for (labels, _), record in zip(cells, records, strict=True):
         train, meta = record["train_info"], record["meta_info"]
         rows.append(labels | dict(accuracy=train["test_accuracy"], params=meta["params"], gmacs=meta["flops"] / 2e9, inherited_params=meta["inherited_params"],
-                                  seconds=train["seconds"], epochs=meta["recipe"]["train"]["epochs"], record=file_name(record)))
+                                  seconds=train["seconds"], epochs=meta["recipe"]["train"]["epochs"], weights=meta.get("weights"), record=file_name(record)))
     return pd.DataFrame(rows)
 
 
@@ -172,12 +172,20 @@ def differences(
     others=None,  # the methods it is compared with; None = all
     by="images",  # label of the columns
 ) -> pd.DataFrame:  # one row a seed, one column a comparison, in points
-    "Paired differences of one method minus others, seed by seed. ValueError when a run is missing."
+    "Paired differences of one method minus others, seed by seed; without those of one model with itself, unless there are no others. ValueError when a run is missing."
     others = [m for m in frame.method.unique() if m != ours] if others is None else others
-    found = pd.DataFrame({(column, other): _paired(part, ours, other) for column, part in frame.groupby(by, sort=False) for other in others})
+    parts = dict(list(frame.groupby(by, sort=False)))
+    found = pd.DataFrame({(column, other): _paired(part, ours, other) for column, part in parts.items() for other in others})
     if found.isna().any(axis=None):
         raise ValueError(f"{ours} and {', '.join(others)} need the same two or more seeds in every column.")
-    return found
+    real = [pair for pair in found if not _are_same(parts[pair[0]], ours, pair[1])]
+    return found[real] if real else found
+
+
+def _are_same(part, a, b):
+    "Do two methods end with the same weights at every seed?"
+    ends = [part[part.method == m].set_index("seed").get("weights", pd.Series(dtype=object)).dropna() for m in (a, b)]
+    return len(ends[0]) > 0 and ends[0].to_dict() == ends[1].to_dict()
 
 
 def judge(
@@ -189,7 +197,7 @@ def judge(
     better, worse = (sum(ok and sign * c["difference"] > 0 for ok, c in zip(clear, each)) for sign in (1, -1))
     ahead, behind = whole["low"] > 0, whole["high"] < 0
     verdict = ("does not hold" if behind else "holds" if ahead and not worse and 2 * better >= len(each) else
-               "holds in part" if ahead or better else "does not hold" if worse else "undecided")
+               "holds in part" if ahead or better and better >= worse else "does not hold" if worse else "undecided")
     return whole | dict(better=better, worse=worse, comparisons=len(each), verdict=verdict)
 
 
