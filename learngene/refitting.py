@@ -10,6 +10,7 @@ from ._files import near
 from .density import _batches
 from .vit import check_vit, eval_mode
 
+import sys
 import tempfile
 import time
 import warnings
@@ -74,7 +75,7 @@ def stream_errors(
     images,  # unlabelled: a tensor, a Dataset or a DataLoader
     sources=None,  # ancestry layer of each descendant layer, ascending; None = the first ones
     batch_size=64,  # images a pass
-    max_images=512,  # look at no more than so many
+    max_images=512,  # look at no more than so many; None = all
 ) -> list:  # one number for each descendant layer
     "Relative error of a descendant's stream: norm of the difference to the ancestry's / norm of the ancestry's, over all tokens."
     sources = _sources(child, ancestry, sources)
@@ -166,7 +167,7 @@ def refit(
     ridge=1e-4,  # λ above
     sources=None,  # ancestry layer of each descendant layer, ascending; None = the first ones
     batch_size=64,  # images a pass
-    max_images=512,  # look at no more than so many
+    max_images=512,  # look at no more than so many; None = all
     attention=True,  # solve W^O
     ffn=True,  # solve W_2
     values=0,  # rounds in which values and W^O are solved in turn; 0 = values stay as inherited
@@ -177,16 +178,21 @@ def refit(
     neurons="qr",  # which ones: "qr", "variance" or "random"
     memory_mb=4096,  # for the running streams; what goes beyond lies in a temporary file
 ) -> RefitReport:
-    "Solve a descendant's output matrices so that its stream follows the ancestry's; no labels, no training. ValueError: models that do not match, ridge <= 0, bad images."
+    "Solve a descendant's output matrices so that its stream follows the ancestry's; no labels, no training. ValueError: models that do not match or lie on two devices, an option out of range, bad images."
+    _check_counts(values=(values, 0), sweeps=(sweeps, 1))
     sources, widths = _check(child, ancestry, ridge, sources, weight, damping), _widths(child, ffn_width, neurons)
+    if values and (not attention or any(b.attn.proj.bias is None and b.attn.qkv.bias is not None for b in child.blocks)):
+        raise ValueError("values are solved together with W^O: this needs attention=True, and a bias of W^O where the values have one.")
     began, device, kept = time.perf_counter(), next(child.parameters()).device, _Streams(memory_mb)
     batches = [kept.keep(x) for x in _first(images, batch_size, max_images, child)]
     solver = _Solver(ridge, weight, damping, device)
     report = RefitReport(sources, [], [], sum(map(len, batches)), 0, ridge, 0.0)
     with eval_mode(child, ancestry), torch.no_grad():
-        inherited = [kept.keep(_embed(child, x.to(device))) for x in batches]
+        inherited, theirs, ours = ([kept.keep(_embed(m, x.to(device))) for x in batches] for m in (child, ancestry, child))
         for sweep in range(sweeps):
-            theirs, ours = ([kept.keep(_embed(m, x.to(device))) for x in batches] for m in (ancestry, child))
+            for stream, model in ((theirs, ancestry), (ours, child)) if sweep else ():  # from the start again
+                for h, x in zip(stream, batches):
+                    h.copy_(_embed(model, x.to(device)))
             report.tokens, report.after = sum(h.shape[0] * h.shape[1] for h in ours), []
             _warn_if_few(report.tokens, child, values)
             _advance(theirs, device, lambda h: _through(ancestry.blocks[: sources[0]], h))
@@ -305,6 +311,12 @@ def _check(child, ancestry, ridge, sources, weight, damping):
     return _sources(child, ancestry, sources)
 
 
+def _check_counts(**counts):
+    for name, (n, least) in counts.items():
+        if isinstance(n, bool) or not isinstance(n, int) or n < least:
+            raise ValueError(f"{name} is {n!r}, wanted a whole number of at least {least}.")
+
+
 WEIGHTS = ("equal", "norm")
 
 # %% ../nbs/12_refitting.ipynb #76607a73
@@ -313,6 +325,9 @@ def _sources(child, ancestry, sources):
     if child.embed_dim != ancestry.embed_dim or child.patch_embed.num_patches != ancestry.patch_embed.num_patches or child.num_prefix_tokens != ancestry.num_prefix_tokens:
         raise ValueError(f"descendant (width {child.embed_dim}, {child.patch_embed.num_patches} patches) and ancestry "
                          f"(width {ancestry.embed_dim}, {ancestry.patch_embed.num_patches} patches) do not match.")
+    devices = [next(m.parameters()).device for m in (child, ancestry)]
+    if devices[0] != devices[1]:
+        raise ValueError(f"the descendant is on {devices[0]}, the ancestry on {devices[1]}; bring both to one device.")
     sources = list(range(len(child.blocks))) if sources is None else list(sources)
     if len(sources) != len(child.blocks) or sources != sorted(set(sources)) or not 0 <= sources[0] <= sources[-1] < len(ancestry.blocks):
         raise ValueError(f"sources is {sources}, wanted {len(child.blocks)} ascending layers of the ancestry's {len(ancestry.blocks)}.")
@@ -327,7 +342,8 @@ def _warn_if_few(tokens, child, values):
 
 def _first(images, batch_size, max_images, model):
     "Batches of at most max_images images."
-    out, left = [], max_images
+    _check_counts(max_images=(sys.maxsize if max_images is None else max_images, 1))
+    out, left = [], sys.maxsize if max_images is None else max_images
     for batch in _batches(images, batch_size, model):
         batch = batch[:left].to(next(model.parameters()).device)
         if len(batch):
@@ -367,8 +383,10 @@ def _solve_values(block, gram, ridge, rounds):
             left = _ridge_solve(G[rows[h], rows[h]], missing @ O[h], ridge)
             V[h] += _ridge_solve(O[h].T @ O[h], left.T, ridge)
     attn.qkv.weight.view(3, n, dim, width)[2] = V.to(attn.qkv.weight)
-    changed = _map(V, O) - start
-    _add_rows(attn.proj, block.ls1, O.transpose(0, 1).flatten(1) - gamma * attn.proj.weight.double(), r - changed.T @ u)
+    dW, db = O.transpose(0, 1).flatten(1) - gamma * attn.proj.weight.double(), r - (_map(V, O) - start).T @ u
+    if attn.qkv.bias is not None:
+        db = db - dW @ attn.qkv.bias.view(3, -1)[2].double()
+    _add_rows(attn.proj, block.ls1, dW, db)
 
 
 def _map(V, O):
@@ -405,8 +423,9 @@ def cut_ffn(
     keep: list,  # hidden neurons to keep
 ):
     "Leave out hidden neurons: rows of fc1 and columns of fc2."
-    narrow = nn.Linear(mlp.fc1.in_features, len(keep), bias=mlp.fc1.bias is not None).to(mlp.fc1.weight)
-    after = nn.Linear(len(keep), mlp.fc2.out_features, bias=mlp.fc2.bias is not None).to(mlp.fc2.weight)
+    empty = partial(nn.utils.skip_init, nn.Linear, device=mlp.fc1.weight.device, dtype=mlp.fc1.weight.dtype)  # no random weights: the caller's generator stays where it is
+    narrow = empty(mlp.fc1.in_features, len(keep), bias=mlp.fc1.bias is not None)
+    after = empty(len(keep), mlp.fc2.out_features, bias=mlp.fc2.bias is not None)
     with torch.no_grad():
         narrow.weight.copy_(mlp.fc1.weight[keep])
         after.weight.copy_(mlp.fc2.weight[:, keep])
@@ -419,10 +438,10 @@ def cut_ffn(
 
 def _widths(child, ffn_width, neurons):
     "Neurons to keep in each layer, or Nones."
-    if ffn_width is None:
-        return [None] * len(child.blocks)
     if neurons not in NEURONS:
         raise ValueError(f"neurons is {neurons!r}{near(neurons, NEURONS)}, wanted one of {', '.join(NEURONS)}.")
+    if ffn_width is None:
+        return [None] * len(child.blocks)
     kinds = {type(b.mlp).__name__ for b in child.blocks if type(b.mlp) is not Mlp or not isinstance(b.mlp.norm, nn.Identity)}
     if kinds:
         raise ValueError(f"FFNs of type {', '.join(kinds)} (gated or normalised) cannot be narrowed neuron by neuron.")
