@@ -299,12 +299,12 @@ def _queue(args):
     if args.fresh not in ("", "all"):
         raise ValueError("--fresh names tables only where their notebooks are run; with --minutes or --dry-run it stands alone.")
     chosen = _tables(args)
-    from . import queue
+    from . import queue, running
     from .tables import Results
 
     results = Results(args.profile, args.results, bool(args.fresh))
     jobs, lines = queue.plan(args.profile, chosen, whole=args.table == "all")
-    home, workers = results.folder / "local", queue.default_workers(args.workers)
+    home, workers = results.folder / "local", running.default_workers(args.workers)
     if args.dry_run:
         committed = Results(args.profile, args.results).ledger
         known = [committed] + ([Results(args.profile).ledger] if args.results else [])

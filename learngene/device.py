@@ -395,7 +395,7 @@ def choose_engine(
 def _unfit(data, device):
     "Why images cannot live on a device; None when they can."
     limit, needed = torch.cuda.mem_get_info(device)[1] // 4 if device.type == "cuda" else DECODED_LIMIT, 0
-    for part in (data.train, data.val):
+    for part in (data.train, data.val, data.test):
         if not isinstance(part, ImageDataset):
             return f"{type(part).__name__} is no pile of images"
         try:

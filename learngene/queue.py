@@ -1,6 +1,5 @@
 """What is left of a profile, in order of value; doing it until the time is up; and merging what was done elsewhere."""
 import math
-import os
 import shutil
 import statistics
 import time
@@ -241,14 +240,6 @@ def _all_records(book):
 
 
 # --- doing it
-
-
-def default_workers(workers=0) -> int:  # runs side by side
-    "As asked; else one to a core, or one at a time on a GPU and in a group of processes."
-    import torch
-
-    alone = torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", 1)) > 1
-    return workers or (1 if alone else os.cpu_count())
 
 
 def work(

@@ -178,7 +178,7 @@ def refit(
     neurons="qr",  # which ones: "qr", "variance" or "random"
     memory_mb=4096,  # for the running streams; what goes beyond lies in a temporary file
 ) -> RefitReport:
-    "Solve a descendant's output matrices so that its stream follows the ancestry's; no labels, no training. ValueError: models that do not match, an option out of range, bad images."
+    "Solve a descendant's output matrices so that its stream follows the ancestry's; no labels, no training. ValueError: models that do not match, bad options or images."
     _check_counts(values=(values, 0), sweeps=(sweeps, 1))
     sources, widths = _check(child, ancestry, ridge, sources, weight, damping), _widths(child, ffn_width, neurons)
     if values and (not attention or any(b.attn.proj.bias is None and b.attn.qkv.bias is not None for b in child.blocks)):

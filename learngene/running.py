@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOOKED_AT', 'DISTANCES', 'find_ancestry', 'trained', 'ancestry_folders', 'shown_images', 'start', 'find_record',
-           'NotRun', 'replay', 'run', 'run_all', 'each', 'without_frames', 'payload_of', 'watch', 'measure_distances',
-           'known_distances']
+           'NotRun', 'replay', 'run', 'run_all', 'each', 'default_workers', 'without_frames', 'payload_of', 'watch',
+           'measure_distances', 'known_distances']
 
 # %% ../nbs/10_running.ipynb #993074ae
 from . import methods
@@ -21,9 +21,11 @@ from .train import Paused, agreed, borrowed_randomness, evaluate, fit, use_cpu
 from .vit import _ffn_width, check_vit, count_flops, count_params, fingerprint, load_vit, save_vit, vit_extra
 
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import sys
 import tempfile
@@ -114,7 +116,7 @@ def start(
     "The model of a recipe before training."
     method = methods.get(recipe.method.name, **recipe.method.options)
     _check_classes(recipe, data, (recipe.model or {}).get("num_classes"), "model.num_classes")
-    ancestry = find_ancestry(recipe.ancestry, on_epoch, home, cadence, **how) if recipe.ancestry else timm.models.VisionTransformer(**recipe.model)
+    ancestry = find_ancestry(recipe.ancestry, on_epoch, home, cadence, **how) if recipe.ancestry else _build(recipe)
     ancestry.to(PartialState(cpu=use_cpu()).device)  # a GPU measures and solves many times faster
     if recipe.shape.classifier == "ancestry":
         _check_classes(recipe, data, ancestry.num_classes, "with shape.classifier: ancestry, the number of classes")
@@ -137,6 +139,13 @@ def start(
     return model, origin
 
 # %% ../nbs/10_running.ipynb #b5d2db6b
+def _build(recipe):
+    try:
+        return timm.models.VisionTransformer(**recipe.model)
+    except (AssertionError, TypeError, ValueError) as e:
+        raise ValueError(f"recipe {recipe.name!r}: timm cannot build its model: {e}") from None
+
+
 def _check_classes(recipe, data, classes, what):
     "ValueError when the recipe asks for a classifier of other classes than the data have."
     if classes is not None and classes != len(data.classes):
@@ -201,8 +210,8 @@ def run(
         raise NotRun(f"{recipe.name}, seed {recipe.seed}, has no record to show, and a replay trains nothing.")
     code, data = code_version(), load_data(recipe.data, recipe.augment)
     model, origin = start(recipe, data, on_epoch, home, cadence, **how)
-    if save:
-        check_vit(model)  # what mixes heads cannot be saved; better to know before the training
+    if save:  # what cannot be saved is better known before the training
+        check_vit(model)
     made_by = f"{data.fingerprint} {origin['ancestry']} {code['version']} {source_digest()} {code['clean']}"  # a run is not half of this and half of that
     checkpoints = Path(home or cache_folder()) / "checkpoints" / f"{recipe.key}-{hashlib.sha256(made_by.encode()).hexdigest()[:12]}"
     if cadence and cadence.until is not None and agreed(time.time() >= cadence.until):  # what came before takes its time, too
@@ -219,7 +228,7 @@ def run(
 # %% ../nbs/10_running.ipynb #2834d741
 def _record(recipe, code, data, model, origin, done):
     images = DeviceImages(data.test, next(model.parameters()).device) if done.engine == "device" else data.test
-    test = evaluate(model, images)
+    test = evaluate(model, images, workers=recipe.train.workers)
     return dict(
         schema=SCHEMA,
         run_info=dict(name=recipe.name, key=recipe.key, seed=recipe.seed, finished=now(), code=code, source=source_digest(), versions=versions(), device=done.device,
@@ -236,7 +245,7 @@ def _record(recipe, code, data, model, origin, done):
 def run_all(
     recipes,  # Recipes
     ledger,  # where records are looked for and written
-    workers=None,  # runs side by side; None = the number of cores, or 1 on a GPU
+    workers=None,  # runs side by side; None = see `default_workers`
     say=None,  # called with a line for each finished run; None prints it
     **how,  # engine, compile and deterministic, as in `fit`
 ) -> list:  # records, in the order of the recipes
@@ -254,9 +263,10 @@ def run_all(
             find_ancestry(name, **how)  # once, before the runs that want it start side by side
         except Exception:  # those runs will say why
             pass
-    workers = min(len(missing), workers or (1 if torch.cuda.is_available() else os.cpu_count()))
+    defined = {methods.core._methods[r.method.name].__module__ for r in missing if r.method.name in methods.names()}
+    workers = 1 if "__main__" in defined else min(len(missing), default_workers(workers))  # what was registered in a script or notebook is known there alone
     failed = {}
-    for i, (recipe, result) in enumerate(each(missing, partial(_attempt, ledger=ledger, **how), workers), 1):
+    for i, (recipe, result) in enumerate(each(missing, partial(_attempt, ledger=ledger, modules=defined, **how), workers), 1):
         label = f"[{i:2d}/{len(missing)}] {recipe.name}, seed {recipe.seed}"
         if isinstance(result, Exception):
             failed[recipe.key] = f"{recipe.name}: {result}"
@@ -325,8 +335,18 @@ def _start_worker():
     threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
 
 # %% ../nbs/10_running.ipynb #489263bf
-def _attempt(recipe, ledger, **how):
+def default_workers(
+    workers=None,  # as asked
+) -> int:  # runs side by side
+    "As asked; else one to a core, or one at a time on a GPU and in a group of processes."
+    alone = torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return workers or (1 if alone else os.cpu_count())
+
+
+def _attempt(recipe, ledger, modules, **how):
     try:
+        for name in modules:  # a process of its own does not know the caller's methods yet
+            importlib.import_module(name)
         return run(recipe, ledger, on_epoch=False, **how)
     except Exception as e:  # the others go on; run_all reports it
         return without_frames(e)
@@ -337,6 +357,10 @@ def without_frames(
 ):  # the same
     "An error to hand on, without the frames it came through: they would keep a run's model and images in memory while the next one runs."
     error.__traceback__ = error.__context__ = error.__cause__ = None
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # it could not go to another process
+        error = RuntimeError(f"{type(error).__name__}: {error}")
     return error
 
 # %% ../nbs/10_running.ipynb #48a5d827
@@ -369,10 +393,12 @@ def watch(
     record = find_record(recipe, ledger)
     seen = record and _seen(record, ledger)
     if seen is None:
+        data = load_data(recipe.data)
+        if not len(data.val):
+            raise ValueError(f"{recipe.name} has no validation images to look at; set data.val_fraction.")
         with tempfile.TemporaryDirectory() as folder:
             record = run(recipe, ledger, save=Path(folder) / "model", on_epoch=False, again=True, home=home)
             trained = load_vit(Path(folder) / "model")
-        data = load_data(recipe.data)
         images = torch.stack([data.val[i][0] for i in range(min(LOOKED_AT, len(data.val)))])
         models = dict(ancestry=find_ancestry(recipe.ancestry, home=home), start=start(recipe, data, home=home)[0], trained=trained)
         seen = {f"{when}.{name}": t.contiguous() for when, model in models.items() for name, t in look(model, images).items()}

@@ -102,11 +102,14 @@ class _SeededImages(Dataset):
 # %% ../nbs/08_train.ipynb #40582760
 class EpochBatches:
     "Batch sampler: indices of this process's part of each batch, in an order that depends on seed and epoch alone."
-    def __init__(self, n, batch_size, seed, rank=0, world=1):
-        self.batch_size, self.seed, self.rank, self.world, self.n = min(batch_size, n), seed, rank, world, n
+    def __init__(self, n, batch_size, seed, rank=0, world=1, pairs=False):
+        unit = 2 * world if pairs else world  # where there are too few images for a batch, as many as can be shared out
+        self.batch_size, self.seed, self.rank, self.world, self.n = min(batch_size, n // unit * unit), seed, rank, world, n
         self.epoch, self.first = 0, 0  # which order, and the batch to begin with
         if self.batch_size % world:
             raise ValueError(f"a batch of {self.batch_size} images cannot be split evenly among {world} processes; choose a multiple of {world}.")
+        if self.batch_size == 0:
+            raise ValueError(f"{n} training images make no batch, which takes at least {unit}.")
 
     def __len__(self):
         return self.n // self.batch_size
@@ -125,6 +128,7 @@ def evaluate(
     dataset,  # yields (image, label), or is a DeviceImages
     batch_size=256,  # images at once
     accelerator=None,  # with several processes: each looks at its share
+    workers=0,  # processes that read images
 ) -> dict:  # accuracy (0 to 1), loss (mean cross-entropy) and images
     "Accuracy and loss on a data set; the model is left in the mode it was in. ValueError for an empty data set."
     if len(dataset) == 0:
@@ -133,17 +137,17 @@ def evaluate(
     device, share = next(model.parameters()).device, range(rank, len(dataset), world)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     with eval_mode(model):
-        for x, y in _plain_batches(dataset, share, batch_size, pin=device.type == "cuda"):
+        for x, y in _plain_batches(dataset, share, batch_size, workers, pin=device.type == "cuda"):
             logits, y = model(x.to(device, non_blocking=True)).float(), y.to(device, non_blocking=True)
             sums += torch.stack([(logits.argmax(1) == y).sum().double(), nn.functional.cross_entropy(logits, y, reduction="sum").double()])
     correct, loss = (accelerator.reduce(sums) if accelerator else sums).tolist()
     return dict(accuracy=correct / len(dataset), loss=loss / len(dataset), images=len(dataset))
 
 
-def _plain_batches(dataset, share, batch_size, pin):
+def _plain_batches(dataset, share, batch_size, workers, pin):
     if isinstance(dataset, DeviceImages):
         return (dataset.batch(share[i:i + batch_size]) for i in range(0, len(share), batch_size))
-    return DataLoader(torch.utils.data.Subset(dataset, share), batch_size=batch_size, generator=torch.Generator(), pin_memory=pin)
+    return DataLoader(torch.utils.data.Subset(dataset, share), batch_size=batch_size, num_workers=workers, generator=torch.Generator(), pin_memory=pin)
 
 # %% ../nbs/08_train.ipynb #f67b5149
 def save_checkpoint(
@@ -179,8 +183,9 @@ def load_checkpoint(
     folder,  # where checkpoints lie
     key: str,  # of the recipe
     say=print,  # told about damaged files
+    data=None,  # fingerprint of the images
 ):  # the state, or None when there is none to go on from
-    "The newest readable checkpoint. ValueError when it belongs to another recipe."
+    "The newest readable checkpoint. ValueError when it belongs to another recipe or to other images."
     for path in reversed(_checkpoints(folder)):
         try:
             state = dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -189,6 +194,8 @@ def load_checkpoint(
             continue
         if state.get("key") != key:
             raise ValueError(f"{path} belongs to another recipe ({state.get('key')}, wanted {key}); remove {path.parent} or give another folder.")
+        if data and state.get("data", data) != data:
+            raise ValueError(f"{path} belongs to a run on other images ({state['data']}, here {data}); remove {path.parent} or give another folder.")
         return state
 
 # %% ../nbs/08_train.ipynb #44e4ff32
@@ -240,10 +247,10 @@ def _with_teacher(loss_of, model, device):
     return lambda logits, y, x: distillation(logits, x, loss_of(logits, y))
 
 
-def _optimizer(recipe, model, steps_per_epoch, fused=None):
-    "(optimizer, schedule) with the learning rate scaled to the batch."
+def _optimizer(recipe, model, steps_per_epoch, batch_size=None, fused=None):
+    "(optimizer, schedule) with the learning rate scaled to the batch that is used, by default the recipe's."
     t = recipe.train
-    lr = t.lr * t.batch_size / t.lr_batch if t.lr_batch else t.lr
+    lr = t.lr * (batch_size or t.batch_size) / t.lr_batch if t.lr_batch else t.lr
     optimizer = create_optimizer_v2(model, opt="adamw", lr=lr, weight_decay=t.weight_decay, **(dict(fused=True) if fused else {}))
     total = max(2, t.epochs * steps_per_epoch)
     schedule = CosineLRScheduler(optimizer, total, lr_min=min(t.min_lr, lr), warmup_t=min(t.warmup_epochs * steps_per_epoch, total - 1),
@@ -372,7 +379,7 @@ def fit(
     model,  # a timm VisionTransformer; trained in place
     data,  # from `load_data`
     recipe,  # a Recipe, or the name or path of one: `train`, `augment` and `seed` are used
-    folder=None,  # for checkpoints; None = none
+    folder=None,  # for checkpoints, of this run alone; None = none
     on_epoch=None,  # called with each history entry; None prints a line, False is silent
     stop_after=None,  # leave after this epoch, as an interruption would
     cadence=None,  # a Cadence; None = a checkpoint at each epoch's end
@@ -392,7 +399,9 @@ def fit(
                               dynamo_backend="inductor" if compile else None)
     torch.set_float32_matmul_precision(precision)  # which accelerate lowers for good when it compiles; here it is `arithmetic`'s to choose
     accelerator.wait_for_everyone()  # the first of several processes may still be writing what all are to read
-    state = load_checkpoint(folder, recipe.key, accelerator.print) if folder else None
+    state = load_checkpoint(folder, recipe.key, accelerator.print, data.fingerprint) if folder else None
+    if state and on_epoch is print_epoch:
+        accelerator.print(f"going on from {folder}, where {state['epoch']} of {recipe.train.epochs} epochs are done; its weights replace those of the model")
     result = Fit([], device=_device_name(accelerator.device), processes=accelerator.num_processes, micro_batch=recipe.train.micro_batch,
                  engine=_engine(engine, state, data, accelerator.device), compiled=accelerator.state.dynamo_plugin.backend != DynamoBackend.NO, deterministic=deterministic)
     if accelerator.device.type == "cuda":
@@ -453,6 +462,7 @@ class _Run:
     batches: EpochBatches
     loader: object
     result: Fit
+    data: str  # fingerprint of the images
     begun: dict | None = None  # what a checkpoint tells about an epoch that was cut off: step, losses, randomness
 
     @property
@@ -468,13 +478,13 @@ class _Run:
 # %% ../nbs/08_train.ipynb #867d7854
 def _prepare(model, data, recipe, accelerator, result):
     t, world = recipe.train, accelerator.num_processes
-    batches = EpochBatches(len(data.train), t.batch_size, recipe.seed, accelerator.process_index, world)
     mixup, loss_of = _loss(recipe, model.num_classes)
+    batches = EpochBatches(len(data.train), t.batch_size, recipe.seed, accelerator.process_index, world, pairs=bool(mixup))
     if mixup and batches.batch_size // world % 2:
         raise ValueError(f"Mixup needs an even number of images a process, here it is {batches.batch_size // world}; change train.batch_size.")
     set_drop_path(model, t.drop_path)
     model.train().to(accelerator.device)
-    optimizer, schedule = _optimizer(recipe, model, len(batches), fused=accelerator.device.type == "cuda")
+    optimizer, schedule = _optimizer(recipe, model, len(batches), batches.batch_size, fused=accelerator.device.type == "cuda")
     ema, average = (copy.deepcopy(model), get_ema_multi_avg_fn(t.ema)) if t.ema else (None, None)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     loss_of = _with_teacher(loss_of, model, accelerator.device)
@@ -483,7 +493,7 @@ def _prepare(model, data, recipe, accelerator, result):
     else:
         images = _SeededImages(data.train, batches) if t.workers else data.train
         loader = DataLoader(images, batch_sampler=batches, num_workers=t.workers, pin_memory=accelerator.device.type == "cuda")
-    return _Run(recipe, accelerator, model, wrapped, optimizer, schedule, ema, average, mixup, loss_of, batches, loader, result)
+    return _Run(recipe, accelerator, model, wrapped, optimizer, schedule, ema, average, mixup, loss_of, batches, loader, result, data.fingerprint)
 
 
 @torch.no_grad()
@@ -509,8 +519,8 @@ def _fit(r, data, state, folder, on_epoch, stop_after, cadence):
             _save(r, folder, watch, must=over, epoch=epoch)
         if over and epoch < t.epochs:
             raise Paused(f"stopped after epoch {epoch} of {t.epochs}; the same call goes on from there.")
-        if epoch == stop_after:
-            break
+        if epoch == stop_after and epoch < t.epochs:
+            return
     if r.ema:
         r.plain.load_state_dict(r.ema.state_dict())
     merge(r.plain).eval()
@@ -559,7 +569,7 @@ def _finite(r, losses, epoch):
 def _save(r, folder, watch, must, epoch, step=0, losses=()):
     "Write a checkpoint from all processes. OSError when it cannot be written and `must` be."
     own = [dict(losses=torch.stack(losses).cpu(), randomness=randomness(r.accelerator.device))] if step else []
-    state = dict(key=r.recipe.key, epoch=epoch, step=step, processes=gather_object(own), result=vars(r.result))
+    state = dict(key=r.recipe.key, data=r.data, epoch=epoch, step=step, processes=gather_object(own), result=vars(r.result))
     watch.saved = time.time()
     if not r.accelerator.is_main_process:
         return
@@ -576,7 +586,7 @@ def _note(r, data, epoch, train_loss):
     "Validate, and write the epoch into the history; the entry."
     entry = dict(epoch=epoch, lr=max(g["lr"] for g in r.optimizer.param_groups), train_loss=train_loss)
     if len(data.val):
-        found = evaluate(r.judged, data.val, accelerator=r.accelerator)
+        found = evaluate(r.judged, data.val, accelerator=r.accelerator, workers=r.recipe.train.workers)
         entry |= dict(val_accuracy=found["accuracy"], val_loss=found["loss"])
     r.result.history.append(entry)
     return entry

@@ -561,3 +561,43 @@ def test_a_run_that_kills_its_process_alone_is_an_error(tmp_path):
     jobs = [("", 0, False), (str(tmp_path / "flag"), 1, True)]
     with pytest.warns(UserWarning, match="was killed"), pytest.raises(RuntimeError, match="killed with none beside it, 1 are left; if memory ran out, set train.micro_batch"):
         list(R.each(jobs, number, 2))
+
+
+class TwoWords(Exception):
+    def __init__(self, a, b):
+        super().__init__(f"{a} {b}")
+
+
+def test_an_error_that_cannot_travel_is_told_in_words():
+    told = R.without_frames(TwoWords("no", "luck"))
+    assert type(told) is RuntimeError and str(told) == "TwoWords: no luck"
+    assert type(R.without_frames(ValueError("x"))) is ValueError
+
+
+def test_a_method_of_the_callers_script_runs_in_its_own_process(tmp_path, ancestry, monkeypatch):
+    from learngene.methods import core
+
+    mine = type("Mine", (core._methods["from-scratch"],), {"__module__": "__main__"})
+    monkeypatch.setitem(core._methods, "mine", mine)
+    seen = []
+    monkeypatch.setattr(R, "each", lambda jobs, do, workers: seen.append(workers) or ((j, do(j)) for j in jobs))
+    both = [recipe(ancestry=str(ancestry), method=dict(name="mine"), seed=s, train=dict(epochs=0)) for s in (0, 1)]
+    assert len(R.run_all(both, Ledger(tmp_path / "l"), 2, say=lambda line: None)) == 2 and seen == [1]
+
+
+def test_one_run_at_a_time_in_a_group_of_processes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert R.default_workers() == os.cpu_count() and R.default_workers(3) == 3
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert R.default_workers() == 1
+
+
+def test_a_model_that_timm_cannot_build(tmp_path):
+    odd = recipe(ancestry=None, shape={}, method=dict(name="from-scratch"), model=dict(img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=30, depth=1, num_heads=4))
+    with pytest.raises(ValueError, match="timm cannot build its model: dim should be divisible"):
+        run(odd, Ledger(tmp_path / "l"))
+
+
+def test_watch_needs_validation_images(tmp_path, ancestry):
+    with pytest.raises(ValueError, match="no validation images to look at"):
+        R.watch(recipe(ancestry=str(ancestry), data=dict(val_fraction=0)), Ledger(tmp_path / "l"), None)

@@ -1,5 +1,6 @@
 "Training: the same recipe gives the same model, cut off or not, in one process or two."
 import copy
+import dataclasses
 import json
 import math
 import os
@@ -543,6 +544,19 @@ def test_resume_with_a_shared_ffn(tmp_path):
     assert same(whole, resumed) and a.history == b.history
 
 
+def test_a_stopped_run_goes_on_with_the_model_in_hand(tmp_path):
+    r = recipe(train=dict(epochs=2, ema=0.9))
+    model, _ = train(r, shared_child(), tmp_path, stop_after=1)
+    assert same(train(r, model, tmp_path)[0], train(r, shared_child())[0])
+
+
+def test_a_checkpoint_of_other_images_is_refused(tmp_path):
+    train(recipe(train=dict(epochs=2)), folder=tmp_path, stop_after=1)
+    other = dataclasses.replace(data_of(recipe()), fingerprint="0" * 16)
+    with pytest.raises(ValueError, match="run on other images"):
+        fit(vit(), other, recipe(train=dict(epochs=2)), tmp_path, on_epoch=False)
+
+
 def test_resume_in_bf16_and_with_loading_processes(tmp_path):
     r = recipe(augment=RICH, train=dict(precision="bf16", workers=2))
     whole, a = train(r)
@@ -919,3 +933,19 @@ def test_two_processes_train_and_share_an_ancestry(two):
     assert a["run"] == b["run"] and a["run"]["processes"] == 2
     assert len(list((folder / "ledger").rglob("*.json"))) == 1
     assert len(list((folder / "home" / "ancestries").glob("teacher-*"))) == 1
+
+
+@pytest.mark.parametrize("n, batch, world, pairs, wanted", [(301, 640, 1, True, 300), (1001, 2048, 2, False, 1000), (1003, 2048, 2, True, 1000), (301, 64, 1, True, 64), (301, 640, 1, False, 301)])
+def test_too_few_images_for_a_batch_make_a_smaller_one(n, batch, world, pairs, wanted):
+    assert EpochBatches(n, batch, 0, 0, world, pairs).batch_size == wanted
+
+
+def test_no_images_make_no_batch():
+    with pytest.raises(ValueError, match="1 training images make no batch, which takes at least 2"):
+        EpochBatches(1, 64, 0, pairs=True)
+
+
+def test_the_learning_rate_is_that_of_the_batch_in_use():
+    r = recipe(train=dict(batch_size=640, lr_batch=64, lr=1e-3, warmup_epochs=0))
+    rates = [max(e["lr"] for e in train(recipe(train=dict(batch_size=b, lr_batch=64, lr=1e-3, warmup_epochs=0, epochs=1)))[1].history) for b in (len(data_of(r).train), 640)]
+    assert rates[0] == rates[1]
