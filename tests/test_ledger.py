@@ -102,6 +102,19 @@ def test_an_installed_package_is_a_release(clone, tmp_path):
         assert version_seen_from(place) == dict(source="release", version=lg.__version__, commit=None, clean=True)
 
 
+def test_the_sources_digest_is_of_every_file_and_its_name(tmp_path):
+    digests = []
+    for name, text in (("methods/a.py", "1"), ("methods/a.py", "2"), ("methods/b.py", "1"), ("b.py", "1")):
+        file = tmp_path / str(len(digests)) / name
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+        digests.append(L.source_digest(tmp_path / str(len(digests))))
+    shutil.copytree(tmp_path / "0", tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/methods/__pycache__").mkdir()
+    (tmp_path / "elsewhere/methods/__pycache__/a.pyc").write_text("x")
+    assert len(set(digests)) == 4 and L.source_digest(tmp_path / "elsewhere") == digests[0]
+
+
 def test_versions_are_those_in_use():
     import timm
     import torch

@@ -139,6 +139,13 @@ def test_draw_curves():
     plt.close("all")
 
 
+def test_intervals_reach_from_low_to_high():
+    _, ax = plt.subplots()
+    T.draw_intervals(pd.DataFrame([dict(difference=1.0, low=0.5, high=3.0), dict(difference=-2.0, low=-2.1, high=-1.0)]), ["a", "b"], ax)
+    assert [bar.get_segments()[0].tolist() for bar in ax.collections] == [[[0.5, 0], [3, 0]], [[-2.1, 1], [-1, 1]]] and ax.yaxis_inverted()
+    plt.close("all")
+
+
 # --- publishing
 
 @pytest.fixture
@@ -160,6 +167,7 @@ def test_publish_writes_what_it_is_given(results):
     plt.close("all")
     folder = results.folder
     assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == ["figures/t1.png", "figures/t1.svg", "tables/t1.csv", "tables/t1.json", "tables/t2.json"]
+    assert "dc:date" not in (folder / "figures/t1.svg").read_text(), "a figure made again is the same file"
     assert (folder / "tables/t1.csv").read_text() == 'method,all\n"a,b",1 ± 2\n'
     card = json.loads((folder / "tables/t1.json").read_text())
     assert (card["title"], card["caption"], card["text"], card["table"], card["figure"]) == ("Title", "Caption", "Text", "tables/t1.csv", "figures/t1.svg")
@@ -253,12 +261,18 @@ def test_judge_against_scipy():
         assert judged["better"] + judged["worse"] == clear and judged["comparisons"] == 3
 
 
+def test_holm():
+    "The least p is compared with a third of the level, the next with half of it, the last with all; nothing is clear behind one that is not."
+    assert T._holm([0.03, 0.01, 0.02]) == [True] * 3 and T._holm([0.001, 0.04, 0.03]) == [True, False, False] and T._holm([0.02, 0.02, 0.02]) == [False] * 3
+
+
 CLEAR, NOISE = [1.0, 1.1, 0.9, 1.05], [0.5, -0.5, 0.4, -0.4]
 
 
 @pytest.mark.parametrize("columns, verdict", [
     ([CLEAR], "holds"), ([CLEAR, NOISE], "holds"), ([[5 * x for x in CLEAR], NOISE, NOISE[::-1]], "holds in part"), ([NOISE], "undecided"), ([[-x for x in CLEAR]], "does not hold"),
-    ([CLEAR, [-x for x in CLEAR]], "holds in part"), ([[5 * x for x in CLEAR], [-x for x in CLEAR]], "holds in part"), ([CLEAR, [-5 * x for x in CLEAR]], "does not hold"), ([NOISE, [-x / 9 for x in CLEAR]], "does not hold"), ([[0.0] * 4], "undecided")])
+    ([CLEAR, [-x for x in CLEAR]], "holds in part"), ([[5 * x for x in CLEAR], [-x for x in CLEAR]], "holds in part"), ([CLEAR, [-5 * x for x in CLEAR]], "does not hold"), ([NOISE, [-x / 9 for x in CLEAR]], "does not hold"), ([[0.0] * 4], "undecided"),
+    ([[x + 0.2 for x in NOISE]], "undecided"), ([[x - 0.2 for x in NOISE]], "undecided")])
 def test_verdicts(columns, verdict):
     assert T.judge(pd.DataFrame(columns).T)["verdict"] == verdict
 
@@ -302,6 +316,8 @@ def test_beside_paper():
     assert list(side.index) == ["1", "10", "30"] and list(side.columns) == ["paper", "ours", "difference"]
     assert list(side.loc["1"]) == ["85.27", "80.50 ± 0.71 (2)", "-4.77"] and list(side.loc["30"]) == ["", "84.50 ± 0.71 (2)", ""]
     assert list(T.beside_paper(frame, "table5", "eps").paper) == ["", "", ""]
+    sizes = pd.DataFrame([dict(model="DeiT-B, 12 heads, 12 layers", seed=s, accuracy=0.8) for s in (0, 1)])
+    assert list(T.beside_paper(sizes, "table1", "model").paper) == [""], "what the paper tells of it are parameters and operations"
     with pytest.raises(ValueError, match="several runs of one seed"):
         T.beside_paper(pd.concat([frame, frame]), "table8", "eps")
 
