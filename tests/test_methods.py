@@ -175,6 +175,11 @@ def test_pretraining_layers(ancestry):
     assert torch.equal(found["blocks.1.mlp.fc1.weight"], ancestry.state_dict()["blocks.2.mlp.fc1.weight"])
 
 
+def test_a_picked_draw_of_heads_is_always_the_same(ancestry):
+    draws = [[c[0].centroid for c in lg.methods.get("pretraining-finetuning", heads="random", pick=pick).condense(ancestry).clusters] for pick in (*range(8), *range(8))]
+    assert draws[:8] == draws[8:] and len(set(map(tuple, draws))) > 3
+
+
 def test_every_parameter_of_pretraining_is_its_own(ancestry):
     method = lg.methods.get("pretraining-finetuning")
     model = method.expand(method.condense(ancestry, None), Shape(heads=8))

@@ -8,6 +8,7 @@ import timm
 import torch
 
 import learngene as lg
+from learngene import refitting as R
 from learngene.inheriting import build, plan
 from learngene.methods import Shape, get
 from learngene.refitting import Gram, choose_neurons, refit, stream_errors
@@ -23,10 +24,10 @@ def vit(**kw):
     return model
 
 
-def cut(model, how=None, **shape):
+def cut(model, how=None, images=None, **shape):
     "Its first heads and layers."
-    method = get("pretraining-finetuning", **(how or {}))
-    return method.expand(method.condense(model), Shape(**shape))
+    method = get(**dict(name="pretraining-finetuning") | (how or {}))
+    return method.expand(method.condense(model, images), Shape(**shape))
 
 
 def pixels(n, seed=0):
@@ -263,6 +264,41 @@ def test_only_what_is_said_changes():
         assert changed == allowed
         if "values" in options:  # queries and keys stay
             assert torch.equal(child.blocks[0].attn.qkv.weight[:32], before["blocks.0.attn.qkv.weight"][:32])
+
+
+@pytest.mark.parametrize("options, how", [
+    (dict(ridge=1.0), dict(ridge=1.0)), (dict(refit_images=9), dict(max_images=9)), (dict(values=1), dict(values=1)), (dict(weight="norm"), dict(weight="norm")), (dict(damping=0.3), dict(damping=0.3)),
+    (dict(sweeps=2), dict(sweeps=2)), (dict(ffn_width=20), dict(ffn_width=20)), (dict(ffn_width=20, neurons="random"), dict(ffn_width=20, neurons="random")),
+    (dict(parts="attention"), dict(ffn=False)), (dict(parts="ffn"), dict(attention=False))], ids=str)
+def test_a_methods_options_reach_the_refit(options, how):
+    big = vit()
+
+    def refitted(**options):
+        return cut(big, dict(name="pretraining-finetuning+refit") | options, pixels(40), heads=2).state_dict()
+    child, found, usual = cut(big, heads=2), refitted(**options), refitted()
+    refit(child, big, pixels(40), **how)
+    assert all(torch.equal(t, found[k]) for k, t in child.state_dict().items()) and any(t.shape != usual[k].shape or not torch.equal(t, usual[k]) for k, t in found.items())
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.25, 1.0])
+def test_damping_is_the_share_of_an_earlier_error_that_is_made_up_for(damping):
+    big = vit(depth=1)
+    child, x = copy.deepcopy(big), pixels(40)
+    child.blocks[0].attn.proj.bias.data += 0.5
+    refit(child, big, x, attention=False, damping=damping)
+    with torch.no_grad():
+        ours, theirs = (R._through(m.blocks, R._embed(m, x)) for m in (child, big))
+    assert torch.allclose((ours - theirs).mean((0, 1)), torch.tensor((1 - damping) * 0.5), atol=1e-4)
+
+
+def test_weights_by_the_norm_that_follows(monkeypatch):
+    big, x, seen, add = vit(depth=1), pixels(9), [], Gram.add
+    monkeypatch.setattr(Gram, "add", lambda gram, z, r, w=None: seen.append(w) or add(gram, z, r, w))
+    refit(copy.deepcopy(big), big, x, weight="norm")
+    with torch.no_grad():
+        middle = R._after_attention(big.blocks[0], R._embed(big, x))
+        end = R._after_ffn(big.blocks[0], middle)
+    assert len(seen) == 2 and all(torch.allclose(w, 1 / h.var(-1), rtol=1e-4) for w, h in zip(seen, (middle, end)))
 
 
 def test_models_are_left_in_their_mode_and_ancestry_untouched():
