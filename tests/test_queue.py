@@ -77,6 +77,13 @@ def test_one_table_brings_the_ancestry_it_names():
     assert [job.table for job in jobs] == ["ancestry"] + ["table2"] * 4
 
 
+def test_what_has_no_named_value_comes_last_and_narrow_ancestries_first(tmp_path):
+    (tmp_path / "recipes/mini/a_wide.yaml").write_text(yaml.safe_dump(TEACHER | dict(name="wide", model=VIT | dict(embed_dim=64))))
+    jobs, _ = queue.plan("mini", dict(another=["figure5"], table2=["table2"]))
+    assert list(dict.fromkeys(job.table for job in jobs)) == ["ancestry", "table2", "another"]
+    assert [job.labels["name"] for job in jobs if job.table == "ancestry"] == ["teacher", "wide"]
+
+
 def test_an_ancestrys_own_ancestry_is_first(tmp_path):
     (tmp_path / "recipes/mini/child.yaml").write_text(yaml.safe_dump(BASE | dict(name="child", method=dict(name="pretraining-finetuning"))))
     (tmp_path / "recipes/mini/table2.yaml").write_text(yaml.safe_dump(TABLE | dict(base=BASE | dict(ancestry="mini/child"))))
@@ -216,11 +223,25 @@ def test_forecast(tmp_path):
     begun.mkdir(parents=True)
     (begun / "epoch-00001.pt").touch()
     assert "50% done" in [x for x in forecast(out) if "would run  " in x][0]
+    assert forecast(out, 4)[-1].startswith(f"about {images / 2:.0f} s of training would run; 0 minutes with 4 side by side")
     for path in (out / "mini/local").glob("*.json"):
         record = json.loads(path.read_text())
         record["run_info"]["device"] = "another"
         path.write_text(json.dumps(record))
     assert "1 runs of unknown time" in forecast(out)[-1], "another device says nothing about this one"
+
+
+def test_the_usual_speed_of_the_same_work():
+    "The median over runs of the same architecture, image size and precision on this device; whole batches count."
+    def record(speed, device="cpu", recipe=None, **change):
+        recipe = recipe or recipes.Recipe.from_dict(BASE | dict(name="other", seed=9) | change)
+        return dict(run_info=dict(key=recipe.key, device=device), train_info=dict(images_per_second=speed, seconds=7.0), meta_info=dict(recipe=recipe.to_dict(), data_sizes=dict(train=100)))
+    r = recipes.Recipe.from_dict(BASE | dict(name="this"))
+    others = [record(1e6, **change) for change in (dict(device="another"), dict(shape=dict(depth=1)), dict(shape=dict(heads=1)), dict(ancestry="mini/other"), dict(data=dict(image_size=16)),
+                                                   dict(augment=PLAIN | dict(rand_augment="rand-m9")), dict(train=BASE["train"] | dict(precision="bf16")), dict(train=BASE["train"] | dict(workers=2)))]
+    assert queue.estimate(r, others, "cpu") is None
+    assert queue.estimate(r, [*others, record(1.0), record(2.0), record(50.0)], "cpu") == 2 * 96 / 2
+    assert queue.estimate(r, [record(1.0), record(1.0, recipe=r)], "cpu") == 7.0 and queue.estimate(recipes.Recipe.from_dict(BASE | dict(name="none", train=dict(epochs=0))), [], "cpu") == 0
 
 
 # --- from a plain copy, without the notebook tools
@@ -359,6 +380,26 @@ def test_a_damaged_record_merges_nothing(elsewhere, tmp_path):
     with pytest.raises(ValueError, match="truncated"):
         queue.merge(elsewhere, tmp_path / "here")
     assert not (tmp_path / "here").exists()
+
+
+def test_several_profiles_are_merged_all_or_none(tmp_path):
+    "What is damaged in the last stops the first, too; what is hidden, and checkpoints of a finished run, are left where they are."
+    for profile in "ab":
+        Ledger(tmp_path / "out" / profile).add(dict(schema=1, run_info=dict(name="r", seed=0, key=profile * 12, code=CLEAN), train_info={}, meta_info={}))
+    for key in ("a" * 12, "c" * 12):
+        folder = tmp_path / "out/a/local/checkpoints" / f"{key}-x"
+        folder.mkdir(parents=True)
+        for name in ("epoch-00001.pt", ".writing-1"):
+            (folder / name).write_text("state")
+    (damaged,) = (tmp_path / "out/b/local").glob("*.json")
+    whole = damaged.read_text()
+    damaged.write_text(whole[:40])
+    with pytest.raises(ValueError, match="truncated"):
+        queue.merge(tmp_path / "out", tmp_path / "here")
+    assert not (tmp_path / "here").exists()
+    damaged.write_text(whole)
+    queue.merge(tmp_path / "out", tmp_path / "here")
+    assert sorted(files(tmp_path / "here")) == ["a/local/checkpoints/cccccccccccc-x/epoch-00001.pt", "a/local/r-s0-aaaaaaaaaaaa.json", "b/local/r-s0-bbbbbbbbbbbb.json"]
 
 
 def test_another_model_of_the_same_ancestry_is_refused(elsewhere, tmp_path):

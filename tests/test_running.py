@@ -109,6 +109,26 @@ def test_the_test_images_are_the_official_ones_and_never_seen_before_the_end(tmp
     assert {shown.dataset.index[i] for i in shown.indices} <= set(data.train.index.tolist())
 
 
+def test_what_condense_is_shown(ancestry):
+    "So many training images, drawn from all of them, as evaluation sees them."
+    r = recipe(ancestry, method=LEARNGENE, augment=RICH)
+    data = lg.load_data(r.data, r.augment)
+    shown = R.shown_images(r, data)
+    assert shown.dataset is data.train_plain and len(set(shown.indices)) == 40 and max(shown.indices) > 80
+    assert shown.indices == R.shown_images(dataclasses.replace(r, seed=1), data).indices != R.shown_images(recipe(ancestry, method=LEARNGENE, data=dict(split_seed=1)), data).indices
+
+
+@pytest.mark.parametrize("method", [dict(name="from-scratch"), dict(name="pretraining-finetuning", options=dict(heads="random"))], ids=lambda m: m["name"])
+def test_the_start_depends_on_the_seed_alone(ancestry, method):
+    data, models = lg.load_data(recipe().data), []
+    for seed, callers in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(callers)
+        models.append(R.start(recipe(ancestry, seed=seed, method=method, shape=dict(heads=1)), data)[0].state_dict())
+    a, again, other = models
+    assert all(torch.equal(a[k], again[k]) for k in a)
+    assert all(not torch.equal(a[k], other[k]) for k in ("head.weight", "blocks.0.attn.qkv.weight"))
+
+
 @pytest.mark.parametrize("method", [LEARNGENE, dict(name="from-scratch"), dict(name="pretraining-finetuning")])
 def test_a_record_can_be_made_again(tmp_path, ancestry, method):
     first = run(recipe(ancestry, method=method, augment=RICH, train=dict(ema=0.9, drop_path=0.1)), Ledger(tmp_path / "a"))
