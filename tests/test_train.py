@@ -1,6 +1,7 @@
 "Training: the same recipe gives the same model, cut off or not, in one process or two."
 import copy
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import learngene as lg
 
@@ -271,6 +273,22 @@ def test_every_epoch_and_process_has_its_own_randomness():
     assert all(len(set(column)) == len(draws) for column in zip(*draws.values()))
 
 
+def test_in_a_loading_process_randomness_is_of_seed_epoch_and_image_alone():
+    class Draws:
+        def __getitem__(self, i):
+            return torch.rand(1).item(), np.random.rand(), random.random()
+
+    def draw(seed, epoch, i):
+        batches = EpochBatches(9, 3, seed)
+        batches.epoch = epoch
+        return T._SeededImages(Draws(), batches)[i]
+    with T.borrowed_randomness():
+        seen = [draw(*of) for of in [(0, 1, 3), (1, 1, 3), (0, 2, 3), (0, 1, 4), (0, 1, 3)]]
+        T.seed_epoch(0, 1, 3)
+        seen.append(Draws()[0])  # a process of that number draws others
+    assert seen.pop(4) == seen[0] and all(len(set(column)) == 5 for column in zip(*seen))
+
+
 def test_batches_are_a_new_permutation_each_epoch():
     a = EpochBatches(11, 4, seed=3)
     a.epoch = 1
@@ -458,6 +476,19 @@ def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
     assert written == []
     train(recipe(), vit(), tmp_path, cadence=T.Cadence(seconds=0))
     assert written == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0)]
+    looks, seconds = itertools.count(100), itertools.count()  # each look at a clock is a second after the one before it
+    monkeypatch.setattr(T, "time", SimpleNamespace(time=lambda: next(looks), perf_counter=lambda: next(seconds)))
+    written.clear()
+    _, done = train(recipe(), vit(), tmp_path, cadence=T.Cadence(seconds=3))
+    assert written == [(0, 3), (1, 2)] and done.seconds == 4, "two epochs in two pieces each, without the time of writing"
+
+
+def test_a_run_stops_before_the_time_is_up(monkeypatch):
+    "The time is up at 10, and the longest step took three seconds: at 7 another one would end too late."
+    clock = iter([0.0, 1.0, 4.0, 5.0, 6.9, 7.0])
+    monkeypatch.setattr(T, "time", SimpleNamespace(time=lambda: next(clock)))
+    watch = T._Watch(T.Cadence(until=10.0), SimpleNamespace(num_processes=1))
+    assert [watch.look(step)[1] for step in range(1, 6)] == [False] * 4 + [True]
 
 
 def test_a_damaged_checkpoint_within_an_epoch(uninterrupted, tmp_path, capsys):
