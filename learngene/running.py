@@ -167,6 +167,19 @@ def find_record(
     return record if same else None
 
 
+def _has_its_images(recipe, record):
+    "Are the images of a run still those of its record? They are taken to be, where they are not here."
+    if replay() or recipe.data.name.partition(":")[0] not in ("folder", "parquet"):
+        return True
+    try:
+        now = load_data(recipe.data).fingerprint
+    except FileNotFoundError:
+        return True
+    if now != record["meta_info"]["data_fingerprint"]:
+        warnings.warn(f"the images of {recipe.data.name} are not those of the record of {recipe.name}, which is run again.", stacklevel=3)
+    return now == record["meta_info"]["data_fingerprint"]
+
+
 @cache
 def _fingerprint_of(folder, written):
     "Of a model's folder as it was written: a table asks once, not for every run."
@@ -204,7 +217,7 @@ def run(
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     ledger = ledger or Ledger((project_root() or Path.cwd()) / "results" / "runs")
     found = None if again or save else find_record(recipe, ledger)
-    if found:
+    if found and _has_its_images(recipe, found):
         return found
     if replay():
         raise NotRun(f"{recipe.name}, seed {recipe.seed}, has no record to show, and a replay trains nothing.")

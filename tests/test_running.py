@@ -621,3 +621,21 @@ def test_a_model_that_timm_cannot_build(tmp_path):
 def test_watch_needs_validation_images(tmp_path, ancestry):
     with pytest.raises(ValueError, match="no validation images to look at"):
         R.watch(recipe(ancestry=str(ancestry), data=dict(val_fraction=0)), Ledger(tmp_path / "l"), None)
+
+
+def test_changed_images_make_another_run(tmp_path, ancestry, monkeypatch):
+    first = lg.load_data(recipe().data, recipe().augment)
+    there = [first]
+    monkeypatch.setattr(R, "load_data", lambda spec, augment=None: there[0])
+    r, ledger = recipe(ancestry, data=dict(name="folder:mine"), train=dict(epochs=0)), Ledger(tmp_path / "l")
+    one = run(r, ledger)
+    assert run(r, ledger) == one
+    there[0] = dataclasses.replace(first, fingerprint="0" * 16)
+    with pytest.warns(UserWarning, match="images of folder:mine are not those of the record of tiny"):
+        two = run(r, ledger)
+    assert two["meta_info"]["data_fingerprint"] == "0" * 16 and run(r, ledger) == two
+
+    def gone(*_):
+        raise FileNotFoundError
+    monkeypatch.setattr(R, "load_data", gone)
+    assert run(r, ledger) == two
