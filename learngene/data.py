@@ -98,7 +98,7 @@ def _read_folder(name, path, download):
         parts.pop("test", None)  # its labels are not public
     if "train" not in parts:
         what = "ImageNet-1k (ILSVRC 2012, from https://image-net.org)" if name == "imagenet" else "your images"
-        raise FileNotFoundError(f"there is no {path / 'train'}: put {what} into train/ and val/ there, with a folder a class, or set data.path.")
+        raise FileNotFoundError(f"there is no {path / 'train'}{_meant(path)}: put {what} into train/ and val/ there, with a folder a class, or set data.path.")
     classes = _class_folders(parts["train"])
     return {part: _read_class_folders(path, folder, classes) for part, folder in parts.items()}
 
@@ -113,7 +113,10 @@ def _read_class_folders(root, folder, classes):
         raise ValueError(f"{folder} holds class folders {found[:5]}, wanted some of train's: {', '.join(classes[:5])} ... ({len(classes)} in all).")
     kinds = tuple(torchvision_sets.folder.IMG_EXTENSIONS)
     files = [f for c in found for f in (folder / c).iterdir() if f.name.lower().endswith(kinds) and not f.name.startswith(".")]
-    return _files(root, files, [number[f.parent.name] for f in files], classes)
+    of = [f.parent.name for f in files]
+    if empty := set(found) - set(of):
+        raise ValueError(f"{folder / min(empty)} holds no image files ({', '.join(kinds)}); put the images of this class there, or remove the folder.")
+    return _files(root, files, [number[c] for c in of], classes)
 
 # %% ../nbs/07_data.ipynb #843a6b29
 _IMAGE, _LABEL = ["image", "img", "jpg", "png", "webp"], ["label", "labels", "fine_label", "class", "target", "cls"]
@@ -160,13 +163,22 @@ def _read_shard(file):
     return items, labels, names, hashlib.sha256(raw).hexdigest()
 
 # %% ../nbs/07_data.ipynb #90e59a8a
+def _shards(path):
+    "Part -> its files, in the folder or, as the hub keeps them, in its `data/`; empty without a training part."
+    for folder in path, path / "data":
+        found = {part: sorted(f for n in names for f in folder.glob(f"{n}-*.parquet")) for part, names in _PARTS.items()}
+        if found["train"]:
+            return {part: files for part, files in found.items() if files}
+    return {}
+
+
 def _read_parquet(name, path, download):
-    found = {part: sorted(f for n in names for f in path.glob(f"{n}-*.parquet")) for part, names in _PARTS.items()}
-    if not found["train"]:
-        raise FileNotFoundError(f"there is no {path / 'train-*.parquet'}: put the shards of a Hugging Face image data set there, "
+    found = _shards(path)
+    if not found:
+        raise FileNotFoundError(f"there is no {path / 'train-*.parquet'}{_meant(path)}: put the shards of a Hugging Face image data set there, "
                                 "set $LEARNGENE_DATA to the folder that holds its folder, or set data.path.")
-    shards = {part: [_read_shard(f) for f in _all_there(files)] for part, files in found.items() if files}
-    _check_card(path, {file.name: shard[3] for part in shards for file, shard in zip(found[part], shards[part])})
+    shards = {part: [_read_shard(f) for f in _all_there(files)] for part, files in found.items()}
+    _check_card(found["train"][0].parent, {file.name: shard[3] for part in shards for file, shard in zip(found[part], shards[part])})
     classes = shards["train"][0][2] or sorted({v for s in shards["train"] for v in s[1]})
     return {part: _pile_of_shards(shards[part], found[part], classes) for part in shards}
 
@@ -314,7 +326,9 @@ def _read(spec):
     if kind == "hub" and folder:
         return _read_hub(spec.name, spec.path and Path(spec.path).expanduser(), spec.download)
     if kind not in _READERS or folder and kind not in _LOCAL:
-        raise ValueError(f"there is no data set {spec.name!r}{near(spec.name, names())}; known are {', '.join(names())}.")
+        own = _layout(_place(spec))  # a folder's name alone
+        meant = f" (did you mean '{own}:{spec.name}'?)" if own else near(spec.name, names())
+        raise ValueError(f"there is no data set {spec.name!r}{meant}; known are {', '.join(names())}.")
     return _READERS[kind](kind, _place(spec), spec.download)
 
 
@@ -322,6 +336,19 @@ def _place(spec):
     "The folder that holds the data of `spec`."
     kind, _, folder = spec.name.partition(":")
     return Path(spec.path).expanduser() if spec.path else data_folder(folder or kind)
+
+
+def _layout(path):
+    "How a folder holds images: as \"parquet\", as \"folder\", or not at all (None)."
+    return "parquet" if _shards(path) else "folder" if (path / "train").is_dir() else None
+
+
+def _meant(path):
+    "What was probably meant by a folder without what was looked for: ` (...)`, or nothing."
+    if own := _layout(path):
+        what = "shards, not class folders" if own == "parquet" else "no shards but class folders"
+        return f" (it holds {what}; did you mean '{own}:{path.name}'?)"
+    return near(path.name, [p.name for p in path.parent.iterdir() if p.is_dir() and p != path]) if path.parent.is_dir() else ""
 
 # %% ../nbs/07_data.ipynb #5095adc0
 def _title(spec):
@@ -345,7 +372,7 @@ def pack(
     if any(pile.mode != "RGB" for pile in parts.values()):
         raise ValueError(f"{spec.name} comes with a library and has one channel; there is nothing to carry.")
     with atomic_folder(folder) as new:
-        old = sorted(_place(spec).glob("*.parquet")) if spec.name.startswith("parquet") else []
+        old = sorted(f for files in _shards(_place(spec)).values() for f in files) if spec.name.startswith("parquet") else []
         if old and max(f.stat().st_size for f in old) <= most:
             files = [shutil.copyfile(f, new / f.name) for f in old]
         else:
@@ -641,6 +668,9 @@ class Data:
 def _split(spec, parts):
     "The training pile, the pile of the test images, and indices: candidates for training, training, validation, test."
     train, test, rest, test_index = _official(parts, spec.name)
+    if not len(test_index):
+        raise ValueError(f"{_title(spec)} has {len(train)} images in {len(train.classes)} classes, too few to hold any out for testing, and no test part: "
+                         "add one, or images (of three in a class, one is held out).")
     val_index = rest[stratified(train.labels[rest], spec.val_fraction, spec.split_seed, spare=1)]
     left = np.setdiff1d(rest, val_index)
     return train, test, rest, left[stratified(train.labels[left], spec.fraction, spec.fraction_seed, least=1)], val_index, test_index
@@ -674,10 +704,20 @@ def load_data(
         fingerprint=_digest(train.digest, test.digest, *parts)[:16])
 
 # %% ../nbs/07_data.ipynb #1807ace8
+def _suspects(items):
+    "Indices of the images that decoding found to be damaged, and of those that nobody has decoded, where they are few."
+    if isinstance(items, ConcatDataset):
+        return {start + i for start, part in zip([0, *items.cumulative_sizes], items.datasets) for i in _suspects(part)}
+    if isinstance(items, list):
+        return set(range(len(items))) if len(items) < DECODED_LEAST else set()
+    return set(getattr(items, "damaged", ()))
+
+
 def _check_images(images, index):
-    "ValueError for the first image of a part that decoding found to be damaged."
-    for i in sorted(getattr(images.items, "damaged", {}).keys() & {int(i) for i in index}):
-        images[i]
+    "ValueError for the first image of a part that is damaged, as far as that is known or quickly seen."
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(lambda i: images[i] and None, sorted(_suspects(images.items) & {int(i) for i in index})):
+            pass
 
 # %% ../nbs/07_data.ipynb #8885a6a7
 def _statistics(images, index):

@@ -201,11 +201,13 @@ def test_parquet_fingerprint(shards, tmp_path):
 def test_damaged_image(shards):
     good = [picture(i) for i in range(10)]
     write_shard(shards / "test-00000-of-00001.parquet", [0, 1] * 5, ["cat", "dog"], pictures=[*good[:3], good[3][:-30], b"nonsense", *good[5:]])
-    data = load_data(spec("parquet", shards))
-    data.test[2]
+    pile = D._read(spec("parquet", shards))["test"]
+    pile[2]
     for row in 3, 4:
         with pytest.raises(ValueError, match=rf"test-00000-of-00001.parquet, row {row} cannot be read"):
-            data.test[row]
+            pile[row]
+    with pytest.raises(ValueError, match="test-00000-of-00001.parquet, row 3 cannot be read"):  # before a run, not after it
+        load_data(spec("parquet", shards))
 
 
 @pytest.mark.parametrize("damage", [
@@ -304,8 +306,44 @@ def test_folder_errors(tmp_path):
     with pytest.raises(ValueError, match="holds class folders"):
         load_data(spec("folder", bare))
     (bare / "train" / "cat").mkdir()
-    with pytest.raises(ValueError, match="holds no labelled images"):
+    with pytest.raises(ValueError, match=r"train/cat holds no image files \(.jpg, .*; put the images of this class there, or remove the folder"):
         load_data(spec("folder", bare))
+
+
+def test_a_class_without_images_is_named(tmp_path):
+    write_folder(tmp_path, train=20, val=4)
+    (tmp_path / "train" / "cow").mkdir()
+    (tmp_path / "train" / "cow" / "cow.heic").write_bytes(b"no image file that is read here")
+    with pytest.raises(ValueError, match="train/cow holds no image files"):
+        load_data(spec("folder", tmp_path))
+
+
+def test_too_few_images_to_hold_any_out(tmp_path):
+    tiny = spec("folder", write_folder(tmp_path / "few", train=4))
+    for load in load_data, D.count_training_images:
+        with pytest.raises(ValueError, match="few has 4 images in 2 classes, too few to hold any out for testing, and no test part"):
+            load(tiny)
+    assert load_data(spec("folder", write_folder(tmp_path / "enough", train=6))).sizes["test"] == 2
+
+
+def test_names_that_nearly_fit(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEARNGENE_DATA", str(tmp_path))
+    write_folder(tmp_path / "pets", train=6)
+    write_shard(tmp_path / "tables" / "train-0.parquet", [0, 1] * 5, ["a", "b"])
+    for name, error, says in [("pets", ValueError, r"no data set 'pets' \(did you mean 'folder:pets'\?\)"), ("tables", ValueError, r"did you mean 'parquet:tables'\?"),
+                              ("folder:pet", FileNotFoundError, r"pet/train \(did you mean 'pets'\?\): put"), ("parquet:table", FileNotFoundError, r"parquet \(did you mean 'tables'\?\): put"),
+                              ("folder:tables", FileNotFoundError, r"it holds shards, not class folders; did you mean 'parquet:tables'\?"),
+                              ("parquet:pets", FileNotFoundError, r"it holds no shards but class folders; did you mean 'folder:pets'\?")]:
+        with pytest.raises(error, match=says):
+            load_data(DataSpec(name))
+
+
+def test_a_clone_of_the_hub_keeps_its_shards_in_data(shards, tmp_path):
+    first = load_data(spec("parquet", shards))
+    (tmp_path / "clone" / "pets").mkdir(parents=True)
+    shards.rename(tmp_path / "clone" / "pets" / "data")
+    found = load_data(spec("parquet", tmp_path / "clone" / "pets"))
+    assert (found.fingerprint, found.name) == (first.fingerprint, "pets")
 
 
 def test_damaged_file_is_named(tmp_path):
@@ -665,6 +703,13 @@ def test_small_shards_are_copied_and_keep_the_fingerprint(many, tmp_path):
     assert load_data(spec("parquet", tmp_path / "packed")).fingerprint == load_data(spec("parquet", many)).fingerprint
 
 
+def test_shards_of_other_parts_are_not_packed(many, tmp_path):
+    write_shard(many / "extra-00000-of-00001.parquet", [0, 1], ["x", "y"])
+    before = load_data(spec("parquet", many))
+    assert "660 images in 2 shards" in D.pack(spec("parquet", many), tmp_path / "packed")
+    assert load_data(spec("parquet", tmp_path / "packed")).fingerprint == before.fingerprint
+
+
 def test_pack_a_folder_of_files(tmp_path):
     root = write_folder(tmp_path / "pets", train=20, val=6)
     D.pack(spec("folder", root), tmp_path / "packed")
@@ -826,3 +871,22 @@ def test_counting_decodes_nothing(many, home, no_decoding):
     no_decoding()
     assert D.count_training_images(spec("parquet", many, fraction=0.5)) == 240
     assert not home.exists()
+
+
+def test_a_damaged_image_is_named_also_where_parts_are_joined(many, home, monkeypatch):
+    "Training images and official validation images, each pile decoded on its own, and each too small to be decoded."
+    pictures = noise(600)
+    pictures[577] = pictures[577][:40]
+    write_shard(many / "validation-00000-of-00001.parquet", [i % 3 for i in range(600)], ["a", "b", "c"], pictures=pictures)
+    for least in 500, 10**9:
+        monkeypatch.setattr(D, "DECODED_LEAST", least)
+        with pytest.raises(ValueError, match="validation-00000-of-00001.parquet, row 577 cannot be read"):
+            load_data(spec("parquet", many))
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_a_damaged_image_of_a_small_folder(tmp_path, part):
+    write_folder(tmp_path, train=20, validation=6, test=6)
+    (tmp_path / part / "dog" / f"{part}1.png").write_bytes(picture(1)[:-30])
+    with pytest.raises(ValueError, match=f"{part}1.png cannot be read"):
+        load_data(spec("folder", tmp_path))
