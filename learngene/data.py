@@ -690,7 +690,7 @@ def load_data(
     "The images that a recipe names. ValueError: unknown name or damaged file; FileNotFoundError: missing data, with what to put where."
     spec = DataSpec(spec) if isinstance(spec, str) else spec
     train, test, rest, train_index, val_index, test_index = _split(spec, {part: decoded(pile) for part, pile in _read(spec).items()})
-    mean, std = _statistics(train, rest) if spec.name == "digits" else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    mean, std = _normalisation(spec, *(_statistics(train, rest) if spec.name == "digits" else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)))
     _check_images(train, [*train_index, *val_index])
     _check_images(test, test_index)
     plain = eval_transform(spec.image_size, mean, std, spec.crop_pct)
@@ -724,3 +724,12 @@ def _statistics(images, index):
     "Mean and standard deviation of the pixels of one-channel arrays, of all candidates for training, so that they do not depend on a recipe."
     pixels = images.items[index] / 255
     return (round(float(pixels.mean()), 4),), (round(float(pixels.std()), 4),)
+
+
+def _normalisation(spec, mean, std):
+    "What the spec states, one number a channel, in place of a mean and deviation; ValueError for another number of channels."
+    stated = [list(usual) if v is None else v if isinstance(v, list) else [v] * len(usual) for v, usual in ((spec.mean, mean), (spec.std, std))]
+    for name, numbers in zip(("mean", "std"), stated):
+        if len(numbers) != len(mean):
+            raise ValueError(f"data.{name} has {len(numbers)} numbers, but the images of {_title(spec)} have {len(mean)} channel{'s' * (len(mean) > 1)}; give one number, or one a channel.")
+    return tuple(map(tuple, stated))

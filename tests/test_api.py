@@ -191,10 +191,30 @@ def test_ancestry_from_a_timm_folder(tmp_path):
 @pytest.mark.parametrize("name, error, words", [
     ("deit_tiny_patch16_22", ValueError, "did you mean 'deit_tiny_patch16_224'"), ("/no/such/folder", FileNotFoundError, "no folder"), ("./nothing", FileNotFoundError, "no folder"),
     (Path("nothing"), FileNotFoundError, "no folder"), ("resnet18", TypeError, "cannot be cut into heads"), ("", (ValueError, FileNotFoundError), "."),
+    ("deit_tiny_patch16_224.fb_in1", ValueError, r"no weights 'fb_in1' of deit_tiny_patch16_224 \(did you mean 'fb_in1k'"), ("~/no such", FileNotFoundError, "no folder"),
 ])
 def test_ancestry_errors(name, error, words):
     with pytest.raises(error, match=words):
         lg.load_ancestry(name, pretrained=False)
+
+
+def test_no_weights_are_fetched_of_what_is_no_vit(monkeypatch):
+    monkeypatch.setattr("timm.create_model", lambda *a, **kw: 1 / 0)
+    with pytest.raises(TypeError, match="resnet18 cannot be cut into heads"):
+        lg.load_ancestry("resnet18")
+
+
+def test_ancestry_below_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lg.save_descendant(make("plain"), tmp_path / "a")
+    assert len(lg.load_ancestry("~/a").blocks) == len(lg.load_ancestry(Path("~/a")).blocks) > 0
+
+
+def test_what_a_model_expects():
+    from learngene.ancestry import expects
+
+    assert expects(lg.load_ancestry("vit_tiny_patch16_224.augreg_in21k", pretrained=False, depth=1)) == ((0.5,) * 3, (0.5,) * 3)
+    assert expects(lg.load_ancestry("vit_nano_p2_8.digits")) is None and expects(torch.nn.Linear(1, 1)) is None
 
 
 def test_ancestry_from_a_damaged_folder(tmp_path):

@@ -81,6 +81,16 @@ def test_digits():
     assert str(data) == f"digits: 1,293 train, 145 val, 359 test images of 8 px in 10 classes, 1 channel, {data.fingerprint}"
 
 
+def test_a_stated_normalisation(shards):
+    plain, half = load_data(spec("parquet", shards)), load_data(spec("parquet", shards, mean=0.5, std=[0.5, 0.25, 0.5]), AugmentSpec(crop="none", **OFF))
+    assert (half.mean, half.std, half.fingerprint) == ((0.5,) * 3, (0.5, 0.25, 0.5), plain.fingerprint)
+    pixels = [torch.tensor(d.std).view(3, 1, 1) * d.test[0][0] + torch.tensor(d.mean).view(3, 1, 1) for d in (plain, half)]
+    assert torch.allclose(*pixels, atol=1e-6) and torch.equal(half.train[0][0], half.train_plain[0][0])
+    assert load_data(DataSpec(mean=0.5)).mean == (0.5,)
+    with pytest.raises(ValueError, match="data.std has 3 numbers, but the images of digits have 1 channel; give one number"):
+        load_data(DataSpec(std=[0.5] * 3))
+
+
 def test_digits_fingerprint_is_a_constant():
     assert load_data(DataSpec()).fingerprint == "cb94876540080dc0"
 

@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
-from learngene.recipe import AugmentSpec, DataSpec, MethodSpec, Recipe, ShapeSpec, Sweep, TrainSpec, find_recipe, profiles
+from learngene.recipe import AugmentSpec, DataSpec, MethodSpec, Recipe, ShapeSpec, Sweep, TrainSpec, find_recipe, new_model, profiles
 
 GOOD = dict(name="r", ancestry="vit_nano_p2_8.digits")
 
@@ -86,9 +87,10 @@ def test_wrong_types_say_where_and_what(change, says):
 
 RANGES = [
     ("train", "epochs", -1), ("train", "batch_size", 0), ("train", "lr", -1e-9), ("train", "min_lr", -1.0), ("train", "warmup_lr", -1.0), ("train", "warmup_epochs", -1),
-    ("train", "weight_decay", -0.1), ("train", "lr_batch", 0), ("train", "clip_grad", -1.0), ("train", "micro_batch", 0), ("train", "eval_every", 0), ("train", "workers", -1),
+    ("train", "weight_decay", -0.1), ("train", "lr_batch", 0), ("train", "clip_grad", -1.0), ("train", "clip_grad", 0), ("train", "micro_batch", 0), ("train", "eval_every", 0), ("train", "workers", -1),
     ("train", "label_smoothing", 1.5), ("train", "label_smoothing", -0.1), ("train", "drop_path", 1.1), ("train", "ema", 1.1), ("train", "ema", -0.1), ("train", "precision", "fp8"),
     ("data", "fraction", 0), ("data", "fraction", 25), ("data", "val_fraction", -0.1), ("data", "val_fraction", 1.1), ("data", "crop_pct", 2), ("data", "image_size", 0),
+    ("data", "mean", -0.1), ("data", "mean", [0.5, 127.5, 0.5]), ("data", "mean", []), ("data", "mean", ["0.5"]), ("data", "std", 0), ("data", "std", [0.5, 0, 0.5]), ("data", "std", 2),
     ("augment", "crop", "random"), ("augment", "pad", -1), ("augment", "scale_min", -0.1), ("augment", "hflip", 2), ("augment", "erasing", -1), ("augment", "mixup", -1), ("augment", "cutmix", -1),
     ("method", "images", 0), ("shape", "classifier", "new"),
 ]
@@ -190,6 +192,23 @@ def test_every_field_is_in_the_key(part, field):
     assert changed.key != make().key
 
 
+def test_a_normalisation_that_is_not_stated_is_in_no_key():
+    "`mean` and `std` are younger than the records, whose keys stay."
+    files = sorted((Path(__file__).parents[1] / "results").glob("*/records/*.json"))[::12]
+    assert len(files) > 50
+    for file in files:
+        record = json.loads(file.read_text())
+        recipe = Recipe.from_dict(record["meta_info"]["recipe"])
+        assert (recipe.key, recipe.to_dict()) == (record["run_info"]["key"], record["meta_info"]["recipe"]), file
+    assert make().to_dict() == make(data=dict(mean=None, std=None)).to_dict() and not {"mean", "std"} & set(make().to_dict()["data"])
+
+
+def test_a_normalisation_that_is_stated(tmp_path):
+    r = make(data=dict(mean=0.5, std=[1, 1, 1]))
+    assert r.to_dict()["data"]["mean"] == 0.5 and Recipe.load(r.save(tmp_path / "r.yaml")) == r
+    assert r.key == make(data=dict(mean="0.5", std=[1.0, 1.0, 1.0])).key == Recipe(**GOOD, data=DataSpec(mean=0.5, std=(1, 1, 1))).key
+
+
 def test_seed_and_ancestry_are_in_the_key():
     keys = {make().key, make(seed=1).key, make(ancestry="b").key, Recipe.from_dict(dict(name="r", model={}, method=dict(name="from-scratch"))).key,
             Recipe.from_dict(dict(name="r", model=dict(depth=1), method=dict(name="from-scratch"))).key}
@@ -248,8 +267,9 @@ def test_yaml_cannot_run_code(tmp_path):
 
 def test_unknown_name_suggests(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="did you mean 'digits/table2'"):
+    with pytest.raises(FileNotFoundError, match="did you mean 'digits/table2'.*the profiles are digits, .*smoke") as e:
         find_recipe("digits/tabel2")
+    assert str(e.value).count("/") == 3 and len(str(e.value)) < 250, "not sixty names"
     assert "digits" in profiles()
 
 
@@ -409,3 +429,28 @@ def test_a_key_given_twice(tmp_path):
     (tmp_path / "twice.yaml").write_text("name: x\nancestry: y\nseed: 1\nseed: 2\n")
     with pytest.raises(ValueError, match="seed"):
         Recipe.load(tmp_path / "twice.yaml")
+
+
+def test_a_recipe_is_no_sweep():
+    with pytest.raises(ValueError, match="digits/ancestry is a recipe, of one run; run it by `learngene train digits/ancestry`"):
+        Sweep.load("digits/ancestry")
+
+
+def test_an_ancestry_that_leads_back_to_itself(tmp_path):
+    a, b = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    a.write_text(f"name: a\nancestry: {a}\n")
+    with pytest.raises(ValueError, match="a.yaml: its ancestry leads back to itself: a.yaml <- a.yaml; name a model"):
+        Recipe.load(a)
+    a.write_text(f"name: a\nancestry: {b}\n")
+    b.write_text(f"name: b\nancestry: {a}\n")
+    with pytest.raises(ValueError, match="a.yaml <- b.yaml <- a.yaml"):
+        Recipe.load(a)
+    b.write_text("name: b\nmodel: {}\nmethod: {name: from-scratch}\n")
+    assert Recipe.load(a).ancestry == str(b)
+
+
+@pytest.mark.parametrize("model, says", [(dict(embed_dim=48, num_heads=5, depth=1), "divisible by num_heads"), (dict(embed_dimm=48), "unexpected keyword argument 'embed_dimm'"),
+                                         (dict(patch_size=0), "modulo by zero"), (dict(depth="x"), "unsupported operand")])
+def test_a_model_that_cannot_be_built(model, says):
+    with pytest.raises(ValueError, match=f"recipe 'r': model: timm's VisionTransformer refuses it .*{says}"):
+        new_model(Recipe.from_dict(dict(name="r", model=model, method=dict(name="from-scratch"))))
