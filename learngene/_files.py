@@ -29,10 +29,10 @@ def write_atomic(path, text):
 
 @contextmanager
 def atomic_folder(path):
-    "A folder to fill that takes the place of `path` when the block ends well, and vanishes when it does not."
-    path = Path(path)
-    if path.is_file():
+    "A folder to fill that takes the place of `path` when the block ends well, and vanishes when it does not. A link stays, and what it leads to is replaced."
+    if Path(path).is_file():
         raise ValueError(f"{path} is a file; give the name of a folder.")
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -54,14 +54,22 @@ def atomic_folder(path):
         raise
 
 
+def check_folder(path):
+    "ValueError unless a model can be saved as folder `path` without removing other things; to be asked before a long training."
+    path = Path(path)
+    if path.is_file():
+        raise ValueError(f"{path} is a file; give the name of a folder.")
+    others = sorted(p.name for p in path.iterdir() if p.name not in (TENSORS, CONFIG)) if path.is_dir() else []
+    if others:
+        raise ValueError(f"{path} holds other things, which saving would remove ({', '.join(others[:3])}); give the name of a new folder.")
+
+
 def save_tensors(path, format, tensors, config):
     "Save a dict of tensors and a JSON-able config as folder `path`, marked as `format`."
     from safetensors.torch import save_file
 
     path = Path(path)
-    others = sorted(p.name for p in path.iterdir() if p.name not in (TENSORS, CONFIG)) if path.is_dir() else []
-    if others:
-        raise ValueError(f"{path} holds other things, which saving would remove ({', '.join(others[:3])}); give the name of a new folder.")
+    check_folder(path)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     with atomic_folder(path) as folder:
         save_file(tensors, folder / TENSORS, metadata={"format": "pt"})

@@ -731,5 +731,6 @@ def _normalisation(spec, mean, std):
     stated = [list(usual) if v is None else v if isinstance(v, list) else [v] * len(usual) for v, usual in ((spec.mean, mean), (spec.std, std))]
     for name, numbers in zip(("mean", "std"), stated):
         if len(numbers) != len(mean):
-            raise ValueError(f"data.{name} has {len(numbers)} numbers, but the images of {_title(spec)} have {len(mean)} channel{'s' * (len(mean) > 1)}; give one number, or one a channel.")
+            raise ValueError(f"data.{name} has {len(numbers)} numbers, but the images of {_title(spec)} have {len(mean)} channel{'s' * (len(mean) > 1)}; "
+                             "give one number, or one a channel.")
     return tuple(map(tuple, stated))

@@ -70,18 +70,19 @@ def append(path, text="\n# changed\n"):
 def test_which_changes_make_a_tree_dirty(clone):
     head = git(clone, "rev-parse", "HEAD").strip()
     assert version_seen_from(clone) == dict(source="checkout", version=lg.__version__, commit=head, clean=True)
-    for harmless in ("results/README.md", "results/digits/local/new.json", "results/new.csv", "nbs/paper/table2.ipynb", "nbs/paper/Untitled.ipynb"):
+    for harmless in ("results/README.md", "results/digits/local/new.json", "results/new.csv", "nbs/paper/table2.ipynb", "nbs/paper/Untitled.ipynb",
+                     "my-recipe.yaml", "notes.md", "my-descendant/model.safetensors", "mine/sweep.yaml"):
         append(clone / harmless)
     assert version_seen_from(clone)["clean"] is True
-    for harmful in ("learngene/vit.py", "learngene/new.py", "learngene/recipes/digits/table2.yaml", "nbs/00_vit.ipynb", "nbs/resultsx.py", "learngene/results/x.py"):
+    for harmful in ("learngene/vit.py", "learngene/new.py", "learngene/recipes/digits/table2.yaml", "nbs/00_vit.ipynb", "nbs/resultsx.py", "learngene/results/x.py", "settings.ini", "setup.py", "README.md"):
         append(clone / harmful)
         found = version_seen_from(clone)
         assert (found["clean"], found["commit"]) == (False, head), harmful
-        git(clone, "checkout", "-q", "--", "learngene", "nbs/00_vit.ipynb")
-        git(clone, "clean", "-fdq", "learngene", "nbs/resultsx.py")
+        git(clone, "checkout", "-q", "--", "learngene", "nbs/00_vit.ipynb", "settings.ini", "README.md")
+        git(clone, "clean", "-fdq", "learngene", "nbs/resultsx.py", "setup.py")
     assert version_seen_from(clone)["clean"] is True
     append(clone / "learngene/vit.py")
-    git(clone, "add", "-A")
+    git(clone, "add", "learngene")
     assert version_seen_from(clone)["clean"] is False, "staged is not committed"
     git(clone, "commit", "-q", "-m", "two")
     now = version_seen_from(clone)

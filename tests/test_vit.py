@@ -9,6 +9,7 @@ from conftest import SMALL, ZOO, make, pictures, shake
 from timm.models.vision_transformer import VisionTransformer
 
 from learngene import vit
+from learngene._files import check_folder
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -277,6 +278,25 @@ def test_save_does_not_wipe_a_folder_of_other_things(tmp_path, beside):
     except ValueError:
         pass
     assert (folder / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_linked_folder_stays_a_link(tmp_path):
+    (tmp_path / "disc" / "m").mkdir(parents=True)
+    (tmp_path / "m").symlink_to(tmp_path / "disc" / "m")
+    for seed in 1, 2:
+        vit.save_vit(make("plain", seed=seed), tmp_path / "m")
+    assert (tmp_path / "m").is_symlink() and vit.fingerprint(vit.load_vit(tmp_path / "disc" / "m")) == vit.fingerprint(make("plain", seed=2))
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.name.startswith(".")) == []
+
+
+def test_a_folder_is_checked_before_a_training(tmp_path):
+    check_folder(tmp_path / "new")
+    vit.save_vit(make("plain"), tmp_path / "m")
+    check_folder(tmp_path / "m")
+    with pytest.raises(ValueError, match="holds other things, which saving would remove .m.; give the name of a new folder"):
+        check_folder(tmp_path)
+    with pytest.raises(ValueError, match="is a file; give the name of a folder"):
+        check_folder(tmp_path / "m" / "config.json")
 
 
 def test_save_onto_a_file(tmp_path):
