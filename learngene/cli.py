@@ -3,6 +3,7 @@ import argparse
 import ast
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -17,10 +18,22 @@ def main(argv=None):
     args.began = began
     try:
         args.do(args)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; what is finished is kept, and the same command goes on from there")
-    except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError) as e:
-        sys.exit("learngene: " + " ".join(str(e).split()))
+    except BrokenPipeError:  # who reads has seen enough, as in `learngene list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, AssertionError, ImportError) as e:
+        sys.exit("learngene: " + " ".join(f"{str(e) or type(e).__name__}{_to_install(e)}".split()))
+
+
+def _to_install(error):
+    "What to install for a package that is not there, unless the error says so."
+    package = (getattr(error, "name", None) or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    if not package or "pip install" in str(error):
+        return ""
+    extra = dict(datasets="hub") | dict.fromkeys(("papermill", "nbformat", "nbclient", "nbconvert", "ipykernel", "jupyter_client"), "notebooks")
+    return ": pip install " + (f"'learngene[{extra[package]}]'" if package in extra else package)
 
 
 def _parser():
@@ -52,7 +65,7 @@ def _parser():
     _add_how(p)
 
     p = command("sweep", _sweep, "Run every cell of a sweep that has no record yet, without a notebook.")
-    p.add_argument("sweep", help="a sweep that comes with the library, e.g. digits/shapes")
+    p.add_argument("sweep", help="a sweep that comes with the library, e.g. digits/shapes, or a YAML file of your own, whose records go to results/NAME, by the name it states")
     p.add_argument("--fresh", action="store_true", help="do not use the committed records")
     p.add_argument("--workers", type=int, default=0, help="runs side by side (default: cores, or 1 on a GPU)")
     _add_results(p)
@@ -360,20 +373,36 @@ def _data(args):
 
 def _train(args):
     from . import ledger, running
+    from .recipe import Recipe
 
-    book = ledger.Ledger(args.results) if args.results else None
-    record = running.run(args.recipe, book, save=args.save, again=args.again, **_how(args))
+    book, recipe = ledger.Ledger(args.results or (project_root() or Path.cwd()) / "results" / "runs"), Recipe.load(args.recipe)
+    found = None if args.again or args.save else running.find_record(recipe, book)
+    record = found or running.run(recipe, book, save=args.save, again=args.again, **_how(args))
     if is_first_process():
         print(f"{record['run_info']['name']}: {record['train_info']['test_accuracy']:.2%} of {record['meta_info']['data_sizes']['test']} test images")
+        if found:
+            print(f"on record: {book.places(found)[0]} (--again runs it anew)")
 
 
 def _sweep(args):
-    from .recipe import Sweep, find_recipe
+    from .recipe import Sweep
     from .running import run_all
     from .tables import Results
 
-    profile = find_recipe(args.sweep).parent.name
-    run_all([recipe for _, recipe in Sweep.load(args.sweep).cells()], Results(profile, args.results, args.fresh).ledger, args.workers or None, **_how(args))
+    sweep, said = Sweep.load(args.sweep), []
+    recipes = [recipe for _, recipe in sweep.cells()]
+    ledger = Results(_shelf_of(args.sweep, sweep), args.results, args.fresh).ledger
+    run_all(recipes, ledger, args.workers or None, lambda line: said.append(print(line, flush=True)), **_how(args))
+    if is_first_process():
+        print(f"the records are in {ledger.folder}" if said else f"all {len(recipes)} runs are on record in {ledger.folder}")
+
+
+def _shelf_of(path, sweep):
+    "The folder of results that a sweep's records go to: its profile's, or, for a file of your own, one by its name."
+    from .recipe import _own, find_recipe
+
+    file = find_recipe(path).resolve()
+    return file.parent.name if file.parent.parent == _own().resolve() else re.sub(r"[^\w.+-]+", "_", sweep.name) or "runs"
 
 
 def _report(args):

@@ -329,3 +329,52 @@ def test_train_a_recipe_file(capsys, tmp_path):
     assert f"{accuracy:.2%} of 358 test images" in out or f"{accuracy:.2%} of " in out
     assert (tmp_path / "model" / "model.safetensors").is_file()
     assert "epoch" in works(capsys, "train", file, "--results", tmp_path / "led", "--again")
+
+
+def test_what_is_on_record_says_where(capsys, tmp_path, monkeypatch):
+    file = recipe(saved_vit(tmp_path / "anc"), train=dict(epochs=0)).save(tmp_path / "r.yaml")
+    assert "on record" not in works(capsys, "train", file, "--results", tmp_path / "led")
+    (path,) = (tmp_path / "led").rglob("*.json")
+    if path.parent.name == "dirty":  # what a changed tree ran counts for nothing
+        path = path.rename(path.parents[1] / path.name)
+    out = works(capsys, "train", file, "--results", tmp_path / "led")
+    assert out.splitlines()[-1] == f"on record: {path} (--again runs it anew)" and "epoch" not in out
+
+
+def test_a_sweep_of_your_own(capsys, tmp_path, monkeypatch):
+    "Wherever its file lies, its records go to a folder by its name."
+    import yaml
+
+    base = {k: v for k, v in recipe(saved_vit(tmp_path / "anc"), train=dict(epochs=0)).to_dict().items() if k not in ("name", "seed")}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(dict(name="my sweep", base=base, vary=dict(size=dict(whole={}, half=dict(shape=dict(depth=2)))), seeds=[0])))
+    monkeypatch.chdir(tmp_path)
+    args = ["sweep", "s.yaml", "--results", "out", "--workers", "1"]
+    assert works(capsys, *args).splitlines()[-1] == "the records are in out/my_sweep"
+    found = sorted((tmp_path / "out/my_sweep/local").rglob("*.json"))
+    assert len(found) == 2
+    for path in found:
+        if path.parent.name == "dirty":
+            path.rename(path.parents[1] / path.name)
+    assert works(capsys, *args) == "all 2 runs are on record in out/my_sweep\n"
+    ignored = subprocess.run(["git", "-C", str(ROOT), "check-ignore", "-q", "results/my_sweep/local/x.json"])
+    assert ignored.returncode in (0, 128), "128: no repository"
+
+
+def test_a_recipe_is_no_sweep(capsys):
+    assert "digits/ancestry is a recipe, of one run; run it by `learngene train digits/ancestry`" in fails(capsys, "sweep", "digits/ancestry")
+
+
+@pytest.mark.parametrize("error, says", [
+    (ModuleNotFoundError("No module named 'papermill.x'", name="papermill.x"), "learngene: No module named 'papermill.x': pip install 'learngene[notebooks]'"),
+    (ModuleNotFoundError("No module named 'datasets'", name="datasets"), "pip install 'learngene[hub]'"), (ModuleNotFoundError("No module named 'jinja2'", name="jinja2"), "'jinja2': pip install jinja2"),
+    (ImportError("it needs x: pip install 'learngene[hub]'."), "learngene: it needs x: pip install 'learngene[hub]'."), (AssertionError(), "learngene: AssertionError"), (AssertionError("so\nit is"), "learngene: so it is")])
+def test_other_errors_in_one_line(monkeypatch, capsys, error, says):
+    monkeypatch.setattr(cli, "_list", lambda args: (_ for _ in ()).throw(error))
+    assert fails(capsys, "list").endswith(says)
+
+
+def test_a_reader_that_has_seen_enough():
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read(); from learngene import cli; cli.main(['list'])"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child.stdout.close()
+    child.stdin.close()
+    assert child.stderr.read() == "" and child.wait() == 0
