@@ -82,6 +82,28 @@ def _read_digits(name, path, download):
 # %% ../nbs/07_data.ipynb #8fee2544
 _PARTS = dict(train=["train"], validation=["validation", "valid", "val"], test=["test"])  # what the parts are called in the wild
 
+# %% ../nbs/07_data.ipynb #c29f6b3d
+def _shards(path):
+    "Part -> its files, in the folder or, as the hub keeps them, in its `data/`; empty without a training part."
+    for folder in path, path / "data":
+        found = {part: sorted(f for n in names for f in folder.glob(f"{n}-*.parquet")) for part, names in _PARTS.items()}
+        if found["train"]:
+            return {part: files for part, files in found.items() if files}
+    return {}
+
+
+def _layout(path):
+    "How a folder holds images: as \"parquet\", as \"folder\", or not at all (None)."
+    return "parquet" if _shards(path) else "folder" if (path / "train").is_dir() else None
+
+
+def _meant(path):
+    "What was probably meant by a folder without what was looked for: ` (...)`, or nothing."
+    if own := _layout(path):
+        what = "shards, not class folders" if own == "parquet" else "no shards but class folders"
+        return f" (it holds {what}; did you mean '{own}:{path.name}'?)"
+    return near(path.name, [p.name for p in path.parent.iterdir() if p.is_dir() and p != path]) if path.parent.is_dir() else ""
+
 # %% ../nbs/07_data.ipynb #db5ce94a
 def _files(root, files, labels, classes):
     "A pile of image files below `root`."
@@ -163,15 +185,6 @@ def _read_shard(file):
     return items, labels, names, hashlib.sha256(raw).hexdigest()
 
 # %% ../nbs/07_data.ipynb #90e59a8a
-def _shards(path):
-    "Part -> its files, in the folder or, as the hub keeps them, in its `data/`; empty without a training part."
-    for folder in path, path / "data":
-        found = {part: sorted(f for n in names for f in folder.glob(f"{n}-*.parquet")) for part, names in _PARTS.items()}
-        if found["train"]:
-            return {part: files for part, files in found.items() if files}
-    return {}
-
-
 def _read_parquet(name, path, download):
     found = _shards(path)
     if not found:
@@ -336,19 +349,6 @@ def _place(spec):
     "The folder that holds the data of `spec`."
     kind, _, folder = spec.name.partition(":")
     return Path(spec.path).expanduser() if spec.path else data_folder(folder or kind)
-
-
-def _layout(path):
-    "How a folder holds images: as \"parquet\", as \"folder\", or not at all (None)."
-    return "parquet" if _shards(path) else "folder" if (path / "train").is_dir() else None
-
-
-def _meant(path):
-    "What was probably meant by a folder without what was looked for: ` (...)`, or nothing."
-    if own := _layout(path):
-        what = "shards, not class folders" if own == "parquet" else "no shards but class folders"
-        return f" (it holds {what}; did you mean '{own}:{path.name}'?)"
-    return near(path.name, [p.name for p in path.parent.iterdir() if p.is_dir() and p != path]) if path.parent.is_dir() else ""
 
 # %% ../nbs/07_data.ipynb #5095adc0
 def _title(spec):

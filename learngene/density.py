@@ -50,9 +50,10 @@ def _batches(images, batch_size, model=None):
 
 
 def _check_images(batch, embed):
-    wanted, found = (f"{c} channels of {h} x {w} pixels" for c, h, w in ((embed.proj.in_channels, *(embed.img_size or batch.shape[2:])), batch.shape[1:]))
+    wanted, found = (f"{c} channel{'s' * (c != 1)} of {h} x {w} pixels" for c, h, w in ((embed.proj.in_channels, *(embed.img_size or batch.shape[2:])), batch.shape[1:]))
     if batch.shape[1] != embed.proj.in_channels or embed.strict_img_size and wanted != found:
-        raise ValueError(f"images have {found}, the model takes {wanted}; load them at its size.")
+        advice = f" (data.image_size: {embed.img_size[0]} in a recipe, image_size={embed.img_size[0]} in a DataSpec)" if embed.img_size else ""
+        raise ValueError(f"images have {found}, the model takes {wanted}; load them at its size{advice}.")
     if not batch.is_floating_point():
         raise ValueError(f"images are {str(batch.dtype).removeprefix('torch.')}, wanted numbers normalised as the model wants them; see `load_data`, or timm's transforms.")
 

@@ -297,7 +297,7 @@ def find_recipe(
             return file
     there = sorted(f"{f.parent.name}/{f.stem}" for f in own.glob("*/*.yaml"))
     raise FileNotFoundError(f"there is no recipe {str(name)!r}{near(name, there)}: give a YAML file, or PROFILE/RECIPE of one that comes with the library; "
-                            f"the profiles are {', '.join(profiles())}.")
+                            f"the profiles are {', '.join(sorted({n.split('/')[0] for n in there}))}.")
 
 
 def _check_chain(file, found):

@@ -161,8 +161,8 @@ def test_a_batch_without_images_is_named():
 
 
 @pytest.mark.parametrize("change, says", [
-    (lambda x: x[:, :1], "images have 1 channels of 32 x 32 pixels, the model takes 3 channels of 32 x 32"),
-    (lambda x: x[..., :8], "3 channels of 32 x 8 pixels, the model takes 3 channels of 32 x 32 pixels; load them"),
+    (lambda x: x[:, :1], "images have 1 channel of 32 x 32 pixels, the model takes 3 channels of 32 x 32"),
+    (lambda x: x[..., :8], "3 channels of 32 x 8 pixels, the model takes 3 channels of 32 x 32 pixels; load them at its size (data.image_size: 32 in a recipe"),
     (lambda x: (x * 10).byte(), "images are uint8, wanted numbers normalised"),
 ])
 def test_images_that_the_model_does_not_take(change, says):
@@ -255,7 +255,7 @@ def test_model_is_left_as_found(state, fails):
     model.blocks[0].attn.qkv.register_forward_hook(lambda *_: calls.append(1))
     before, x = snapshot(model), pictures(model)
     if fails:
-        with pytest.raises(ValueError, match="1 channels"):
+        with pytest.raises(ValueError, match="1 channel of"):
             lg.mean_attention_distance(model, [x, x[:, :1]])
     else:
         lg.mean_attention_distance(model, x)
