@@ -9,14 +9,14 @@ __all__ = ['LOOKED_AT', 'DISTANCES', 'find_ancestry', 'trained', 'ancestry_folde
 
 # %% ../nbs/10_running.ipynb #993074ae
 from . import methods
-from ._files import cache_folder, is_first_process, project_root
-from .ancestry import load_ancestry, shipped
+from ._files import cache_folder, check_folder, is_first_process, project_root
+from .ancestry import expects, load_ancestry, shipped
 from .budgeting import latency_ms
 from .data import load_data
 from .density import mean_attention_distance
 from .device import DeviceImages
 from .ledger import SCHEMA, SEEN, Ledger, code_version, now, source_digest, versions
-from .recipe import Recipe, find_recipe
+from .recipe import Recipe, find_recipe, new_model
 from .train import Paused, agreed, borrowed_randomness, evaluate, fit, use_cpu
 from .vit import _ffn_width, check_vit, count_flops, count_params, fingerprint, load_vit, save_vit, vit_extra
 
@@ -38,7 +38,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
-import timm
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
@@ -116,7 +116,8 @@ def start(
     "The model of a recipe before training."
     method = methods.get(recipe.method.name, **recipe.method.options)
     _check_classes(recipe, data, (recipe.model or {}).get("num_classes"), "model.num_classes")
-    ancestry = find_ancestry(recipe.ancestry, on_epoch, home, cadence, **how) if recipe.ancestry else _build(recipe)
+    ancestry = find_ancestry(recipe.ancestry, on_epoch, home, cadence, **how) if recipe.ancestry else new_model(recipe)
+    _check_normalisation(recipe, ancestry, data)
     ancestry.to(PartialState(cpu=use_cpu()).device)  # a GPU measures and solves many times faster
     if recipe.shape.classifier == "ancestry":
         _check_classes(recipe, data, ancestry.num_classes, "with shape.classifier: ancestry, the number of classes")
@@ -139,11 +140,12 @@ def start(
     return model, origin
 
 # %% ../nbs/10_running.ipynb #b5d2db6b
-def _build(recipe):
-    try:
-        return timm.models.VisionTransformer(**recipe.model)
-    except (AssertionError, TypeError, ValueError) as e:
-        raise ValueError(f"recipe {recipe.name!r}: timm cannot build its model: {e}") from None
+def _check_normalisation(recipe, ancestry, data):
+    "A warning when an ancestry was trained on images that were normalised in another way."
+    wanted = expects(ancestry) if recipe.ancestry else None
+    if wanted and not all(np.allclose(a, b, atol=1e-3) for a, b in zip(wanted, (data.mean, data.std))):
+        warnings.warn(f"{recipe.ancestry} was trained on images normalised by mean {list(wanted[0])} and std {list(wanted[1])}, and {data.name} is normalised by "
+                      f"{list(data.mean)} and {list(data.std)}; state data.mean and data.std in the recipe.", stacklevel=3)
 
 
 def _check_classes(recipe, data, classes, what):
@@ -157,7 +159,7 @@ def find_record(
     ledger,  # where to look
 ):  # the record, or None
     "The counted record of this recipe with its present ancestry."
-    record, folder = ledger.find(recipe.key), shipped().get(recipe.ancestry, Path(recipe.ancestry or ""))
+    record, folder = ledger.find(recipe.key), shipped().get(recipe.ancestry, Path(recipe.ancestry or "").expanduser())
     if record is None or recipe.ancestry is None:
         return record
     if folder.is_dir():
@@ -225,6 +227,7 @@ def run(
     model, origin = start(recipe, data, on_epoch, home, cadence, **how)
     if save:  # what cannot be saved is better known before the training
         check_vit(model)
+        check_folder(save)
     made_by = f"{data.fingerprint} {origin['ancestry']} {code['version']} {source_digest()} {code['clean']}"  # a run is not half of this and half of that
     checkpoints = Path(home or cache_folder()) / "checkpoints" / f"{recipe.key}-{hashlib.sha256(made_by.encode()).hexdigest()[:12]}"
     if cadence and cadence.until is not None and agreed(time.time() >= cadence.until):  # what came before takes its time, too

@@ -302,9 +302,9 @@ def _check_fit(model, data):
     if model.num_classes < len(data.classes):
         raise ValueError(f"{data.name} has {len(data.classes)} classes, the model's classifier {model.num_classes}; inherit with num_classes={len(data.classes)}.")
     if chans != data.in_chans:
-        raise ValueError(f"{data.name} has {data.in_chans} channels, the model takes {chans}.")
+        raise ValueError(f"{data.name} has {data.in_chans} channel{'s' * (data.in_chans > 1)}, the model takes {chans}.")
     if tuple(size) != (data.image_size,) * 2 and not model.dynamic_img_size:
-        raise ValueError(f"{data.name} has images of {data.image_size} px, the model takes {size[0]}; set data.image_size.")
+        raise ValueError(f"{data.name} has images of {data.image_size} px, the model takes {size[0]}; set data.image_size: {size[0]}.")
 
 # %% ../nbs/08_train.ipynb #fcbf3828
 def _gradients(accelerator, model, optimizer, loss_of, x, y, micro):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from pathlib import Path
 
 import learngene as lg
@@ -614,7 +615,7 @@ def test_one_run_at_a_time_in_a_group_of_processes(monkeypatch):
 
 def test_a_model_that_timm_cannot_build(tmp_path):
     odd = recipe(ancestry=None, shape={}, method=dict(name="from-scratch"), model=dict(img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=30, depth=1, num_heads=4))
-    with pytest.raises(ValueError, match="timm cannot build its model: dim should be divisible"):
+    with pytest.raises(ValueError, match="model: timm.s VisionTransformer refuses it .dim should be divisible"):
         run(odd, Ledger(tmp_path / "l"))
 
 
@@ -639,3 +640,21 @@ def test_changed_images_make_another_run(tmp_path, ancestry, monkeypatch):
         raise FileNotFoundError
     monkeypatch.setattr(R, "load_data", gone)
     assert run(r, ledger) == two
+
+
+def test_another_normalisation_than_the_ancestrys_is_told(tmp_path, ancestry, monkeypatch):
+    model, r, data = lg.load_ancestry(ancestry), recipe(ancestry), lg.load_data(recipe().data)
+    model.pretrained_cfg = dict(mean=data.mean, std=data.std)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        R._check_normalisation(r, model, data)
+    model.pretrained_cfg = dict(mean=(0.5,), std=(0.5,))
+    with pytest.warns(UserWarning, match=r"normalised by mean \[0.5\] and std \[0.5\], and digits"):
+        R._check_normalisation(r, model, data)
+
+
+def test_a_folder_that_holds_other_things_is_refused_before_training(tmp_path, ancestry, monkeypatch):
+    (tmp_path / "mine" / "other").mkdir(parents=True)
+    monkeypatch.setattr(R, "fit", None)
+    with pytest.raises(ValueError, match="holds other things"):
+        run(recipe(ancestry), Ledger(tmp_path / "l"), save=tmp_path / "mine")

@@ -831,7 +831,7 @@ def test_nan_loss(tmp_path):
     assert list(tmp_path.glob("*")) == [] and same_states(before, states())
 
 
-@pytest.mark.parametrize("change, says", [(dict(num_classes=7), "digits has 10 classes, the model's classifier 7"), (dict(in_chans=3), "digits has 1 channels, the model takes 3"),
+@pytest.mark.parametrize("change, says", [(dict(num_classes=7), "digits has 10 classes, the model's classifier 7"), (dict(in_chans=3), "digits has 1 channel, the model takes 3"),
                                           (dict(img_size=16), "images of 8 px, the model takes 16")])
 def test_models_that_do_not_fit_the_data(tmp_path, change, says):
     model = vit(**change)
