@@ -71,7 +71,8 @@ def compare(
     b: str,  # the method it is compared with
 ) -> dict:  # difference, low, high (percentage points), p, n
     "Paired difference a - b over seeds. ValueError when the two do not have the same seeds, or fewer than two."
-    return _interval(_paired(frame, a, b))
+    c, of_a = _interval(_paired(frame, a, b)), frame[frame.method == a].accuracy
+    return c | dict(p=0.0) if np.isnan(c["p"]) and of_a.nunique() == 1 else c  # nothing here depends on the seed, so the difference is sure
 
 
 def _paired(frame, a, b):
@@ -83,11 +84,11 @@ def _paired(frame, a, b):
 
 
 def _interval(d):
-    "Mean of paired differences, its 95 % interval, and the p-value of the t-test against zero."
+    "Mean of paired differences, its 95 % interval, and the p-value of the t-test against zero: NaN where every seed has the same difference, by chance for all one knows."
     d = np.asarray(d, dtype=float)
     error = d.std(ddof=1) / len(d) ** 0.5 if np.ptp(d) > 1e-9 else 0.0  # the same difference at every seed, but for rounding
     half = stats.t.ppf(0.975, len(d) - 1) * error
-    p = stats.ttest_1samp(d, 0).pvalue if error > 0 else float(abs(d.mean()) < 1e-9)
+    p = stats.ttest_1samp(d, 0).pvalue if error > 0 else 1.0 if abs(d.mean()) < 1e-9 else np.nan
     return dict(difference=d.mean(), low=d.mean() - half, high=d.mean() + half, p=float(p), n=len(d))
 
 
@@ -114,7 +115,7 @@ def verdict(
     c,  # from `compare`, or a row of `against`
 ) -> str:
     "Better, worse, or no clear difference: 5 % of comparisons without any difference would still be called one or the other."
-    return "no clear difference" if c["p"] >= 0.05 or c["difference"] == 0 else "better" if c["difference"] > 0 else "worse"
+    return "no clear difference" if not c["p"] < 0.05 or c["difference"] == 0 else "better" if c["difference"] > 0 else "worse"
 
 
 def say_against(
@@ -195,7 +196,7 @@ def judge(
     whole, each = _interval(d.mean(axis=1)), [_interval(d[c]) for c in d]
     clear = _holm([c["p"] for c in each])
     better, worse = (sum(ok and sign * c["difference"] > 0 for ok, c in zip(clear, each)) for sign in (1, -1))
-    ahead, behind = whole["low"] > 0, whole["high"] < 0
+    ahead, behind = (whole["p"] < 0.05 and sign * whole["difference"] > 0 for sign in (1, -1))  # the interval does not hold zero
     verdict = ("does not hold" if behind else "holds" if ahead and not worse and 2 * better >= len(each) else
                "holds in part" if ahead or better and better >= worse else "does not hold" if worse else "undecided")
     return whole | dict(better=better, worse=worse, comparisons=len(each), verdict=verdict)
@@ -205,7 +206,7 @@ def _holm(ps, level=0.05):
     "Which p-values are below the level after Holm's correction."
     order, clear = np.argsort(ps), [False] * len(ps)
     for rank, i in enumerate(order):
-        if ps[i] * (len(ps) - rank) >= level:
+        if not ps[i] * (len(ps) - rank) < level:
             break
         clear[i] = True
     return clear

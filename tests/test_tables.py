@@ -103,9 +103,11 @@ def test_compare_pairs_by_seed_not_by_order():
 
 
 def test_compare_of_equal_methods():
-    frame = T.to_frame(*cells_and_records(dict(a=[0.5, 0.75], b=[0.5, 0.75], c=[0.25, 0.5])))
+    frame = T.to_frame(*cells_and_records(dict(a=[0.5, 0.75], b=[0.5, 0.75], c=[0.25, 0.5], d=[0.5, 0.5], e=[0.25, 0.25])))
     assert T.compare(frame, "a", "b")["p"] == 1.0 and T.compare(frame, "a", "b")["difference"] == 0
-    assert T.compare(frame, "a", "c") == dict(difference=25.0, low=25.0, high=25.0, p=0.0, n=2)
+    assert T.compare(frame, "d", "e") == dict(difference=25.0, low=25.0, high=25.0, p=0.0, n=2)  # no seed matters
+    same = T.compare(frame, "a", "c")  # it does, and twice the same difference is chance
+    assert same["difference"] == 25.0 and math.isnan(same["p"]) and T.verdict(same) == "no clear difference"
 
 
 @pytest.mark.parametrize("n", [3, 5])
