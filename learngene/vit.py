@@ -20,6 +20,7 @@ from timm.layers import DropPath, LayerScale, PatchEmbed
 from timm.models import deit, vision_transformer
 from timm.models.vision_transformer import Attention, Block, ResPostBlock, VisionTransformer
 from torch import nn
+from torch.nn.utils import parametrize
 
 # %% ../nbs/00_vit.ipynb #24eccabd
 def check_vit(
@@ -28,7 +29,9 @@ def check_vit(
     "Raise a TypeError that names what is in the way, unless `model` is a timm VisionTransformer with separate attention heads."
     where = f"{type(model).__name__} cannot be cut into heads"
     if not isinstance(model, VisionTransformer):
-        raise TypeError(f"{where}: it is not a timm VisionTransformer (try timm.create_model('deit_small_patch16_224')).")
+        inner = [name for name in ("module", "_orig_mod") if isinstance(getattr(model, name, None), nn.Module)]
+        raise TypeError(f"{where}: it wraps the model (DataParallel, torch.compile, ...); give its `.{inner[0]}`." if inner else
+                        f"{where}: it is not a timm VisionTransformer (try timm.create_model('deit_small_patch16_224')).")
     if type(model.patch_embed) is not PatchEmbed:
         raise TypeError(f"{where}: it makes patches by {type(model.patch_embed).__name__}, wanted plain patches, whose places in the image are known.")
     for i, block in enumerate(model.blocks):
@@ -76,6 +79,8 @@ def vit_config(
 ) -> dict:  # JSON-able; `build_vit` makes the same architecture from it
     "Describe the architecture of `model`; TypeError when it has a part that the description cannot express."
     check_vit(model)
+    if any(parametrize.is_parametrized(m) for b in model.blocks for m in b.mlp.modules()):
+        raise TypeError(f"{type(model).__name__} has parts that cannot be described: its FFNs still share weights; call `merge` first.")
     block, embed = model.blocks[0], model.patch_embed
     attn, pool = block.attn, getattr(model, "attn_pool", None)
     config = dict(
@@ -91,13 +96,20 @@ def vit_config(
         dynamic_img_pad=embed.dynamic_img_pad,
         norm=_norm(model), act=type(block.mlp.act).__name__, block=type(block).__name__,
         mlp=type(block.mlp).__name__, gate_last=getattr(block.mlp, "gate_last", None),
-    )
+    ) | _preprocessing(model)
     here, there = _layout(model), _layout(build_vit(config))
     odd = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
     if odd:
         raise TypeError(f"{type(model).__name__} has parts that cannot be described, the first at {odd[0]!r}: "
                         f"{here.get(odd[0], 'not in the model')}, rebuilt as {there.get(odd[0], 'nothing')}.")
     return config
+
+
+def _preprocessing(model):
+    "How timm says that images are made ready for this model, as an optional entry `pretrained_cfg`; nothing for a model that timm knows nothing of."
+    known = getattr(model, "pretrained_cfg", None)
+    kept = {k: known[k] for k in ("interpolation", "crop_pct", "crop_mode", "mean", "std") if known.get(k) is not None} if isinstance(known, dict) else {}
+    return dict(pretrained_cfg={k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}) if kept else {}
 
 
 def _layout(model):
@@ -144,6 +156,9 @@ def build_vit(
                             norm_layer=norm if c["scale_mlp_norm"] else None)
     if torch.device(device).type != "meta":
         model.init_weights()
+    if "pretrained_cfg" in c:  # where timm's `resolve_model_data_config` looks
+        known = {k: tuple(v) if isinstance(v, list) else v for k, v in c["pretrained_cfg"].items()}
+        model.pretrained_cfg = known | dict(input_size=(c["in_chans"], *c["img_size"]))
     return model.eval()
 
 # %% ../nbs/00_vit.ipynb #cb7626e4
@@ -225,6 +240,7 @@ def count_flops(
     shadow = build_vit(vit_config(model)) if separate else copy.deepcopy(model).to("meta").eval()
     for block in shadow.blocks:
         block.attn.fused_attn = False
+    shadow.requires_grad_(False)  # else the counter's hooks fail at parameters that pool the patches
     size = shadow.patch_embed.img_size
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         shadow(torch.empty(1, shadow.patch_embed.proj.in_channels, *size, device="meta"))

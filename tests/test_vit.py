@@ -310,3 +310,30 @@ def test_things_that_json_cannot_keep_write_nothing(tmp_path):
     with pytest.raises(TypeError):
         vit.save_vit(make("plain"), tmp_path / "m", model=torch.nn.Linear(1, 1))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["siglip", "timm siglip"])
+def test_operations_of_a_model_that_pools_by_attention(name):
+    model = make(name)
+    assert vit.count_flops(model) > vit.count_flops(make("avg"))
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_wrapped_models_say_what_to_unwrap():
+    for wrapped, inner in [(torch.nn.DataParallel(make("plain")), "`.module`"), (torch.compile(make("plain")), "`._orig_mod`")]:
+        with pytest.raises(TypeError, match=f"cannot be cut into heads: .* give its {inner}"):
+            vit.check_vit(wrapped)
+        vit.check_vit(getattr(wrapped, inner[2:-1]))
+
+
+def test_preprocessing_travels_with_the_description(tmp_path):
+    model = make("timm clip")
+    config = vit.vit_config(model)
+    assert json.loads(json.dumps(config)) == config and config["pretrained_cfg"]["mean"] == list(model.pretrained_cfg["mean"])
+    vit.save_vit(model, tmp_path / "m")
+    again = vit.load_vit(tmp_path / "m")
+    known, found = (timm.data.resolve_model_data_config(m) for m in (model, again))
+    assert found == known | dict(input_size=(3, 128, 128)) and vit.vit_config(again) == config
+    assert vit.fingerprint(again) == vit.fingerprint(model)
+    plain = make("plain")
+    assert "pretrained_cfg" not in vit.vit_config(plain) and not hasattr(vit.build_vit(vit.vit_config(plain)), "pretrained_cfg")
