@@ -20,7 +20,7 @@ import torch
 # %% ../nbs/13_budgeting.ipynb #9f6d2ae9
 @dataclass(frozen=True)
 class Budget:
-    "Limits for a descendant. ValueError when none is given, or one is not above 0."
+    "Limits for a descendant. ValueError when none is given, one is not above 0, or the batch size is none."
     params: float | None = None  # parameters; at most 1 = a share of the ancestry's
     flops: float | None = None  # operations for one image, a multiply-add being two; at most 1 = a share of the ancestry's
     latency_ms: float | None = None  # milliseconds for one forward pass of `batch_size` images
@@ -33,8 +33,10 @@ class Budget:
         if not given:
             raise ValueError("a budget needs a limit: params, flops, latency_ms or memory_mb.")
         for name, limit in given.items():
-            if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0:
-                raise ValueError(f"{name} is {limit}, wanted a number of more than 0.")
+            if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit < float("inf"):
+                raise ValueError(f"{name} is {limit!r}, wanted a finite number of more than 0.")
+        if type(self.batch_size) is not int or self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size!r}, wanted a whole number of at least 1.")
         if torch.device(self.device).type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device is {self.device!r}, and there is no GPU here; give device=\"cpu\".")
 
@@ -97,7 +99,8 @@ def prices(
     "Price every head, neuron and layer of the ancestry by what the stream loses without it. ValueError: no images, blocks that normalise after W^O."
     check_vit(ancestry)
     if not hasattr(ancestry.blocks[0], "ls1"):
-        raise ValueError(f"blocks of type {type(ancestry.blocks[0]).__name__} normalise after W^O, where least squares does not apply; wanted pre-norm blocks.")
+        raise ValueError(f"blocks of type {type(ancestry.blocks[0]).__name__} normalise after W^O, where least squares does not apply; "
+                         "choose a shape yourself, inherit(learngene, depth=..., heads=...), and train it.")
     sums = [_LayerSums() for _ in ancestry.blocks]
     with eval_mode(ancestry), torch.no_grad():
         for x in _first(images, batch_size, max_images, ancestry):
@@ -296,9 +299,12 @@ def solve(
     images,  # some hundred unlabelled images
     num_classes=None,  # None keeps the ancestry's classifier, a number makes a fresh one
 ) -> Plan:  # for `build` and `refit`, or in one go `inherit(learngene, budget=..., refit=images, ancestry=ancestry)`
-    "Find heads per layer, FFN width per layer and layers within a budget. ValueError that names the smallest model when even that is too large."
+    "Find heads per layer, FFN width per layer and layers within a budget. ValueError for gated or normalised FFNs, and one that names the smallest model when even that is too large."
     if ancestry is None or images is None:
         raise ValueError("a budget needs the ancestry that was condensed and some images, to see what each piece is worth.")
+    if learngene.config["mlp"] != "Mlp" or learngene.config["scale_mlp_norm"]:
+        raise ValueError(f"FFNs of type {learngene.config['mlp']} (gated or normalised) cannot be narrowed neuron by neuron, which a budget would do; "
+                         "choose a shape yourself: inherit(learngene, depth=..., heads=..., refit=images, ancestry=ancestry).")
     base = learngene.config if num_classes is None else learngene.config | dict(num_classes=num_classes)
     path = _Path(base, prices(learngene, ancestry, images), budget)
     limits = {k: v * path.whole[k] if k in ("params", "flops") and v <= 1 else v for k, v in budget.limits.items()}

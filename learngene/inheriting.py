@@ -8,7 +8,7 @@ __all__ = ['ORDERS', 'PROJ', 'FFN', 'LAYERS', 'share_heads', 'order_clusters', '
 
 # %% ../nbs/05_inheriting.ipynb #d54bfe74
 from ._files import near
-from .vit import build_vit, fill_vit, load_vit, save_vit
+from .vit import build_vit, check_vit, fill_vit, fingerprint, load_vit, save_vit
 
 import copy
 import dataclasses
@@ -56,7 +56,8 @@ def heads_by_depth(
         raise ValueError(f"more is {more!r}, wanted later or earlier.")
     if not 0 < middle <= 1 or heads < 1 or depth < 1:
         raise ValueError(f"cannot spread {heads} heads over {depth} layers with {middle} of them in the middle; wanted at least 1, 1, and a share up to 1.")
-    counts = [max(1, int(heads * (1 / 2, middle, 1)[3 * i // depth] + 1e-9)) for i in range(depth)]
+    thirds = [3 * i // depth for i in range(depth - 1)] + [2]  # the last layer has all heads, also of fewer than three
+    counts = [max(1, int(heads * (1 / 2, middle, 1)[third] + 1e-9)) for third in thirds]
     return counts if more == "later" else counts[::-1]
 
 # %% ../nbs/05_inheriting.ipynb #3678dc82
@@ -120,11 +121,12 @@ def plan(
     if budget is not None:
         if not (depth is heads is omega is None and layers == "front"):
             raise ValueError("give a budget or a shape (depth, heads, omega, layers), not both.")
+        _given_by_budget(proj=(proj, "paper"), ffn=(ffn, "transform"), order=(order, "priority"))
         from learngene.budgeting import solve  # a later room
 
         if not hasattr(budget, "limits"):
             raise ValueError(f"budget is {budget!r}, wanted a Budget, e.g. learngene.Budget(params=0.25).")
-
+        _check_ancestry(learngene, ancestry)
         return solve(learngene, budget, ancestry, images, num_classes)
     for name, value, known in [("proj", proj, PROJ), ("ffn", ffn, FFN), ("layers", layers, LAYERS)]:
         if value not in known and not (name == "layers" and isinstance(value, (list, tuple))):
@@ -159,6 +161,24 @@ def with_heads(
 PROJ, FFN, LAYERS = ("paper", "aligned", "folded"), ("transform", "copy"), ("front", "middle", "last", "even")
 
 
+def _given_by_budget(**options):
+    "ValueError for an option, (value, default), that is not at its default."
+    for name, (value, default) in options.items():
+        if value != default:
+            raise ValueError(f"{name} is {value!r}, but it is given by the budget, leave it out.")
+
+
+def _check_ancestry(learngene, ancestry):
+    "ValueError unless `ancestry` is the model that was condensed; its classifier, and the type of its numbers, may have changed."
+    known = learngene.how.get("ancestry")
+    if known is None or ancestry is None:
+        return
+    check_vit(ancestry)
+    state = {name: t for name, t in ancestry.state_dict().items() if not _is_classifier(name)} | {name: t for name, t in learngene.tensors.items() if _is_classifier(name)}
+    if len({t.dtype for t in [*state.values(), *learngene.tensors.values()] if t.is_floating_point()}) == 1 and (found := fingerprint(state)) != known:
+        raise ValueError(f"the ancestry is not the model that was condensed: its weights are {found}, those of the learngene's ancestry {known}; give that model, or condense this one.")
+
+
 def _whole(x):
     "x as an int when it is a whole number of any type, else None."
     try:
@@ -170,7 +190,7 @@ def _whole(x):
 def _class_count(num_classes):
     n = _whole(num_classes)
     if n is None or n < 0:
-        raise ValueError(f"num_classes is {num_classes}, wanted a whole number of at least 0, or None for the ancestry's classifier.")
+        raise ValueError(f"num_classes is {num_classes!r}, wanted a whole number of at least 0, or None for the ancestry's classifier.")
     return n
 
 # %% ../nbs/05_inheriting.ipynb #a54910a6
@@ -178,7 +198,7 @@ def _sources(L, depth, layers):
     listed = None if isinstance(layers, str) else [_whole(layer) for layer in layers]
     n = len(listed) if listed and depth is None else L if depth is None else _whole(depth)
     if n is None or not 1 <= n <= L:
-        raise ValueError(f"depth is {depth}, wanted 1 to {L}: the learngene has {L} layers and no rule to make more.")
+        raise ValueError(f"depth is {depth!r}, wanted 1 to {L}: the learngene has {L} layers and no rule to make more.")
     if listed is not None:
         if None in listed or len(listed) != n or listed != sorted(set(listed)) or not 0 <= listed[0] <= listed[-1] < L:
             raise ValueError(f"layers is {layers}, wanted {n} ascending layers of 0 to {L - 1}.")
@@ -203,7 +223,7 @@ def _head_counts(ancestry, heads, omega):
     counts = [_whole(h) for h in wanted]
     for h, n, a in zip(wanted, counts, ancestry):
         if n is None or not 1 <= n <= 16 * a:
-            raise ValueError(f"heads is {h}, wanted a whole number from 1 to {16 * a} (16 times the ancestry's {a}).")
+            raise ValueError(f"heads is {h!r}, wanted a whole number from 1 to {16 * a} (16 times the ancestry's {a}).")
     return counts
 
 # %% ../nbs/05_inheriting.ipynb #6d9fb650
@@ -349,15 +369,19 @@ def inherit(
     ancestry=None,  # with refit: the model that was condensed
     order="priority",  # in which turn centroids are shared among heads, see `order_clusters`
 ):  # a timm VisionTransformer in eval mode; with shared FFNs and ffn="transform", call `merge` after training (`fit` does)
-    "Make a descendant: a timm VisionTransformer of the wanted shape, started from a learngene (section 3.2). ValueError as `plan`."
+    "Make a descendant: a timm VisionTransformer of the wanted shape, started from a learngene (section 3.2). ValueError as `plan`; with refit also for another ancestry."
     if (ffn_width is not None or budget is not None or refit is not None) and (refit is None or ancestry is None):
         raise ValueError("refit, ffn_width and budget need both `refit=` (unlabelled images) and `ancestry=` (the model that was condensed).")
+    if budget is not None:
+        _given_by_budget(ffn_width=(ffn_width, None))
+    elif refit is not None:
+        _check_ancestry(learngene, ancestry)
     made = plan(learngene, depth, heads, omega, num_classes, proj, ffn, layers, order, budget, ancestry, refit)
     if refit is None:
         return build(learngene, made)
     from learngene import refitting  # a later room
 
-    model = build(learngene, dataclasses.replace(made, ffn="copy"))
+    model = build(learngene, dataclasses.replace(made, ffn="copy")).to(next(ancestry.parameters()).device)
     widths = ffn_width if budget is None else [p.ffn_width for p in made.layers]
     refitting.refit(model, ancestry, refit, sources=[p.source for p in made.layers], ffn_width=widths)
     return model

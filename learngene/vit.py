@@ -96,7 +96,7 @@ def vit_config(
         dynamic_img_pad=embed.dynamic_img_pad,
         norm=_norm(model), act=type(block.mlp.act).__name__, block=type(block).__name__,
         mlp=type(block.mlp).__name__, gate_last=getattr(block.mlp, "gate_last", None),
-    ) | _preprocessing(model)
+    ) | _preprocessing(model) | (dict(pool_ffn_width=_ffn_width(pool.mlp)) if pool is not None else {})
     here, there = _layout(model), _layout(build_vit(config))
     odd = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
     if odd:
@@ -147,7 +147,7 @@ def build_vit(
             no_embed_class=c["no_embed_class"], reg_tokens=c["reg_tokens"], pre_norm=c["pre_norm"], final_norm=c["final_norm"],
             fc_norm=c["fc_norm"], pool_include_prefix=c["pool_include_prefix"], dynamic_img_size=c["dynamic_img_size"],
             dynamic_img_pad=c.get("dynamic_img_pad", False), norm_layer=norm, act_layer=_layer(c["act"]), block_fn=_layer(c["block"]), mlp_layer=mlp,
-            mlp_ratio=(c["ffn_width"][0] + 0.5) / c["embed_dim"],  # rounded down by timm
+            mlp_ratio=(c.get("pool_ffn_width", c["ffn_width"][0]) + 0.5) / c["embed_dim"],  # rounded down by timm; what pools has an FFN, too
         )
         for block, heads, width in zip(model.blocks, c["heads"], c["ffn_width"]):
             block.attn = Attention(c["embed_dim"], heads, attn_head_dim=c["head_dim"], qkv_bias=c["qkv_bias"],

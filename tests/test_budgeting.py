@@ -1,11 +1,15 @@
 "Budgets asked for, and the models that come of them."
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import timm
 import torch
+from conftest import make, pictures
 
 import learngene as lg
-from learngene import budgeting
+from learngene import budgeting, inheriting
 from learngene.budgeting import Budget, _by_width, _explained, _Path, _Spread, measure, prices
 from learngene.methods import Shape, get
 from learngene.refitting import refit
@@ -92,7 +96,8 @@ def test_smallest_model_is_named(made):
         lg.plan(learngene, budget=Budget(params=100), ancestry=ancestry, images=images)
 
 
-@pytest.mark.parametrize("bad, message", [({}, "needs a limit"), (dict(params=-1), "params is -1"), (dict(latency_ms=0), "latency_ms is 0"), (dict(params=float("nan")), "params is nan")])
+@pytest.mark.parametrize("bad, message", [({}, "needs a limit"), (dict(params=-1), "params is -1"), (dict(latency_ms=0), "latency_ms is 0"), (dict(params=float("nan")), "params is nan"),
+                                          (dict(params=float("inf")), "params is inf"), (dict(params=0.5, batch_size=0), "batch_size is 0"), (dict(params=0.5, batch_size=1.5), "batch_size is 1.5")])
 def test_bad_budgets(bad, message):
     with pytest.raises(ValueError, match=message):
         Budget(**bad)
@@ -176,3 +181,50 @@ def test_budget_as_a_method(made):
     assert 0 < method.inherited_params(payload, Shape()) <= count_params(child) + 100
     with pytest.raises(ValueError, match="chooses depth and heads itself"):
         method.expand(payload, Shape(depth=2))
+
+
+@pytest.mark.parametrize("option", [dict(proj="foldd"), dict(proj="folded"), dict(ffn="copy"), dict(order="x"), dict(ffn_width=4)], ids=str)
+def test_what_a_budget_gives_is_not_given_besides(made, option):
+    ancestry, images, learngene = made
+    with pytest.raises(ValueError, match=f"{next(iter(option))} is .* given by the budget, leave it out"):
+        lg.inherit(learngene, budget=Budget(params=0.5), refit=images, ancestry=ancestry, **option)
+    if "ffn_width" not in option:
+        with pytest.raises(ValueError, match="given by the budget, leave it out"):
+            lg.plan(learngene, budget=Budget(params=0.5), ancestry=ancestry, images=images, **option)
+
+
+def test_budget_of_a_model_that_pools_by_attention(tmp_path):
+    "What pools has an FFN of its own, as wide as ever when the first layer's is narrowed."
+    model = make("siglip")
+    images = pictures(model, 40)
+    child = lg.inherit(lg.condense(model, images, eps=1e-9), budget=Budget(params=0.6), refit=images, ancestry=model)
+    assert 0.58 < count_params(child) / count_params(model) <= 0.6 and child.attn_pool.mlp.fc1.out_features == model.attn_pool.mlp.fc1.out_features
+    lg.save_descendant(child, tmp_path / "m")
+    assert torch.equal(lg.load_descendant(tmp_path / "m")(images[:2]), child(images[:2]))
+
+
+@pytest.mark.parametrize("name", ["packed swiglu", "swiglu", "mlp norm, no proj bias", "post norm"])
+def test_models_without_budgets_are_refused_with_a_remedy(name, monkeypatch):
+    model = make(name)
+    learngene = lg.condense(model, pictures(model), eps=1e-9)
+    if name != "post norm":
+        monkeypatch.setattr(budgeting, "prices", None)  # before anything is computed
+    with pytest.raises(ValueError, match="(cannot be narrowed neuron by neuron|normalise after W.O).*choose a shape yourself"):
+        lg.plan(learngene, budget=Budget(params=0.5), ancestry=model, images=pictures(model))
+
+
+def test_another_ancestry_of_the_same_shape_is_refused(made):
+    ancestry, images, learngene = made
+    other, known = copy.deepcopy(ancestry), learngene.how["ancestry"]
+    other.blocks[1].mlp.fc1.weight.data[0, 0] += 1
+    for call in (lambda m: lg.inherit(learngene, refit=images, ancestry=m), lambda m: lg.inherit(learngene, budget=Budget(params=0.5), refit=images, ancestry=m),
+                 lambda m: lg.plan(learngene, budget=Budget(params=0.5), images=images, ancestry=m)):
+        with pytest.raises(ValueError, match=f"not the model that was condensed: its weights are [0-9a-f]+, those of the learngene's ancestry {known}"):
+            call(other)
+        with pytest.raises(TypeError, match="give its `.module`"):
+            call(torch.nn.DataParallel(ancestry))
+    same = copy.deepcopy(ancestry)
+    same.reset_classifier(7)  # an ancestry with another classifier has the same stream
+    lg.inherit(learngene, depth=1, refit=images, ancestry=same)
+    inheriting._check_ancestry(learngene, copy.deepcopy(ancestry).double())  # another type has other bytes
+    inheriting._check_ancestry(dataclasses.replace(learngene, how={}), other)  # nothing is known of where it comes from

@@ -548,7 +548,7 @@ def test_a_descendant_whose_layers_have_different_numbers_of_heads_is_condensed_
 # ---- bad input
 
 @pytest.mark.parametrize("bad, words", [
-    (dict(depth=0), "depth is 0, wanted 1 to 3"), (dict(depth=4), "depth is 4"), (dict(depth=-1), "depth"), (dict(depth=1.5), "depth"),
+    (dict(depth=0), "depth is 0, wanted 1 to 3"), (dict(depth=4), "depth is 4"), (dict(depth=-1), "depth"), (dict(depth=1.5), "depth"), (dict(depth="2"), "depth is '2'"), (dict(num_classes="2"), "num_classes is '2'"),
     (dict(heads=0), "heads is 0"), (dict(heads=-2), "heads"), (dict(heads=65), "1 to 64"), (dict(heads=[4, 4]), "lists 2 layers, the descendant has 3"),
     (dict(heads=[4, 0, 4]), "heads is 0"), (dict(heads=[]), "heads"), (dict(heads=[4, 2.5, 4]), "heads is 2.5"), (dict(heads=4, omega=1), "not both"),
     (dict(omega=3), "omega is 3"), (dict(omega=0), "omega"), (dict(omega=-1), "omega"), (dict(omega=8), "omega"), (dict(omega=1 / 17), "16 times"),
@@ -560,6 +560,15 @@ def test_bad_shapes(bad, words):
     for call in (lg.plan, lg.inherit):
         with pytest.raises(ValueError, match=words):
             call(found, **bad)
+
+
+def test_the_new_model_goes_to_the_device_of_the_ancestry(monkeypatch):
+    "A learngene that was saved lies on the CPU, wherever its ancestry works."
+    model, seen = make("plain"), []
+    found = learngene_of(model)
+    monkeypatch.setattr("learngene.refitting.refit", lambda child, *args, **how: seen.append(next(child.parameters()).device.type))
+    lg.inherit(found, refit=pictures(model), ancestry=make("plain").to("meta").double())  # another type: its weights are not compared
+    assert seen == ["meta"]
 
 
 @pytest.mark.parametrize("how, heads, depth", [

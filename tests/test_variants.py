@@ -212,7 +212,7 @@ def test_an_order_says_which_heads_are_copied(order, proj):
 
 @pytest.mark.parametrize("heads, depth, more, middle, wanted", [
     (12, 12, "later", 3 / 4, [6] * 4 + [9] * 4 + [12] * 4), (12, 12, "earlier", 3 / 4, [12] * 4 + [9] * 4 + [6] * 4), (12, 6, "later", 2 / 3, [6, 6, 8, 8, 12, 12]),
-    (6, 6, "later", 3 / 4, [3, 3, 4, 4, 6, 6]), (8, 4, "later", 3 / 4, [4, 4, 6, 8]), (1, 3, "earlier", 3 / 4, [1, 1, 1]), (12, 1, "later", 3 / 4, [6]),
+    (6, 6, "later", 3 / 4, [3, 3, 4, 4, 6, 6]), (8, 4, "later", 3 / 4, [4, 4, 6, 8]), (1, 3, "earlier", 3 / 4, [1, 1, 1]), (12, 1, "later", 3 / 4, [12]), (12, 2, "later", 2 / 3, [6, 12]), (12, 2, "earlier", 3 / 4, [12, 6]),
 ])
 def test_heads_by_depth(heads, depth, more, middle, wanted):
     assert heads_by_depth(heads, depth, more, middle) == wanted
