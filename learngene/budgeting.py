@@ -299,7 +299,7 @@ def solve(
     images,  # some hundred unlabelled images
     num_classes=None,  # None keeps the ancestry's classifier, a number makes a fresh one
 ) -> Plan:  # for `build` and `refit`, or in one go `inherit(learngene, budget=..., refit=images, ancestry=ancestry)`
-    "Find heads per layer, FFN width per layer and layers within a budget. ValueError for gated or normalised FFNs, and one that names the smallest model when even that is too large."
+    "Find heads per layer, FFN width per layer and layers within a budget. ValueError for gated or normalised FFNs; it names the smallest model when that is too large."
     if ancestry is None or images is None:
         raise ValueError("a budget needs the ancestry that was condensed and some images, to see what each piece is worth.")
     if learngene.config["mlp"] != "Mlp" or learngene.config["scale_mlp_norm"]:

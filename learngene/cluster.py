@@ -82,20 +82,25 @@ def _check(d, eps, min_heads):
         raise ValueError(f"the distances of heads {[i for i, ok in enumerate(d.isfinite()) if not ok]} are not finite; measure them again.")
     if (d < 0).any():
         raise ValueError(f"the distances of heads {(d < 0).nonzero().flatten().tolist()} are negative, which no distance can be.")
-    if not eps > 0:
-        raise ValueError(f"eps is {eps}, wanted more than 0 pixels.")
+    _check_eps(eps=eps)
     if min_heads < 1 or min_heads != int(min_heads):
         raise ValueError(f"min_heads is {min_heads}, wanted a whole number of at least 1.")
+
+
+def _check_eps(**limits):
+    for name, eps in limits.items():
+        if isinstance(eps, (str, bool)) or eps is None or not eps > 0:
+            raise ValueError(f"{name} is {eps!r}, wanted more than 0 pixels.")
 
 
 WAYS = ("dbscan", "kmeans", "complete")
 
 
-def _check_way(cluster_by, k, min_heads, n):
+def _check_way(cluster_by, k, min_heads, n=None):
     if cluster_by not in WAYS:
         raise ValueError(f"cluster_by is {cluster_by!r}{near(cluster_by, WAYS)}, wanted one of {', '.join(WAYS)}.")
-    if cluster_by == "kmeans" and (type(k) is not int or not 1 <= k <= n):
-        raise ValueError(f"k is {k}, wanted the number of clusters that k-means makes, from 1 to the layer's {n} heads.")
+    if cluster_by == "kmeans" and (type(k) is not int or not 1 <= k <= (n or k)):
+        raise ValueError(f"k is {k!r}, wanted the number of clusters that k-means makes, from 1 to the layer's {n or 'number of'} heads.")
     if cluster_by != "kmeans" and k is not None:
         raise ValueError(f"k is for cluster_by='kmeans'; {cluster_by!r} finds the number of clusters itself. Leave k out.")
     if cluster_by != "dbscan" and min_heads != 1:

@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'CENTROIDS', 'SIGNATURES', 'Learngene', 'gather', 'condense
 
 # %% ../nbs/04_condensing.ipynb #2e8f4f2f
 from ._files import load_tensors, near, save_tensors
-from .cluster import HeadCluster, cluster_ffns, cluster_heads
+from .cluster import RULES, HeadCluster, _check_eps, _check_way, cluster_ffns, cluster_heads
 from .density import attention_distance_signature, mean_attention_distance
 from .vit import fingerprint, vit_config
 
@@ -46,7 +46,7 @@ class Learngene:
     def save(self, path):
         "Save as a folder of safetensors and JSON; it is there whole or not at all."
         clusters = [[dataclasses.asdict(c) for c in layer] for layer in self.clusters]
-        distances = None if self.distances is None else self.distances.tolist()
+        distances = None if self.distances is None else [[x if x == x else None for x in row] for row in self.distances.tolist()]  # JSON has no NaN
         return save_tensors(path, FORMAT, self.tensors, dict(config=self.config, clusters=clusters, ffn_groups=self.ffn_groups, how=self.how, distances=distances))
 
     @classmethod
@@ -54,7 +54,7 @@ class Learngene:
         "Load what `save` wrote. ValueError for truncated or foreign files."
         tensors, rest = load_tensors(path, FORMAT)
         clusters = [[HeadCluster(tuple(c["heads"]), c["centroid"], c["mean"]) for c in layer] for layer in rest["clusters"]]
-        distances = None if rest["distances"] is None else torch.tensor(rest["distances"])
+        distances = None if rest["distances"] is None else torch.tensor([[float("nan") if x is None else x for x in row] for row in rest["distances"]])
         return cls(rest["config"], tensors, clusters, rest["ffn_groups"], rest["how"], distances)
 
 # %% ../nbs/04_condensing.ipynb #9e37d0db
@@ -130,16 +130,19 @@ def condense(
     ffn_centroid="nearest",  # what stands for a group of FFNs: "nearest" or "averaged"
 ) -> Learngene:
     "Condense an ancestry into a learngene (section 3.1): measure the heads, cluster them, group the FFNs, keep the centroids."
-    if signature not in SIGNATURES:
-        raise ValueError(f"signature is {signature!r}{near(signature, SIGNATURES)}, wanted one of {', '.join(SIGNATURES)}.")
+    for name, value, known in [("signature", signature, SIGNATURES), ("centroid", centroid, CENTROIDS), ("ffn_centroid", ffn_centroid, CENTROIDS), ("rule", rule, RULES)]:
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}{near(value, known)}, wanted one of {', '.join(known)}.")
+    counts = vit_config(model)["heads"]  # what cannot be described is refused before anything is measured
+    usual, eps = eps is None, 10 / 224 * max(model.patch_embed.img_size) if eps is None else eps
+    ffn_eps = eps if ffn_eps is None else ffn_eps
+    _check_eps(eps=eps, ffn_eps=ffn_eps)
+    _check_way(cluster_by, k, min_heads, min(counts))
     measure, spreads = dict(batch_size=batch_size, max_images=max_images), None
     if signature == "mean":
         distances = mean_attention_distance(model, images, **measure)
     else:
         distances, spreads = attention_distance_signature(model, images, **measure)
-    usual, eps = eps is None, 10 / 224 * max(model.patch_embed.img_size) if eps is None else eps
-    ffn_eps = eps if ffn_eps is None else ffn_eps
-    counts = [b.attn.num_heads for b in model.blocks]
     clusters = [cluster_heads(distances[l, :n], eps, min_heads, cluster_by, k, None if spreads is None else spreads[l, :n]) for l, n in enumerate(counts)]
     _warn_if_one(clusters, counts, distances, usual and cluster_by != "kmeans", eps)
     groups = cluster_ffns(distances, clusters, ffn_eps, rule)

@@ -176,7 +176,8 @@ def _check_ancestry(learngene, ancestry):
     check_vit(ancestry)
     state = {name: t for name, t in ancestry.state_dict().items() if not _is_classifier(name)} | {name: t for name, t in learngene.tensors.items() if _is_classifier(name)}
     if len({t.dtype for t in [*state.values(), *learngene.tensors.values()] if t.is_floating_point()}) == 1 and (found := fingerprint(state)) != known:
-        raise ValueError(f"the ancestry is not the model that was condensed: its weights are {found}, those of the learngene's ancestry {known}; give that model, or condense this one.")
+        raise ValueError(f"the ancestry is not the model that was condensed: its weights are {found}, those of the learngene's ancestry {known}; "
+                         "give that model, or condense this one.")
 
 
 def _whole(x):

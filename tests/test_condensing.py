@@ -136,6 +136,41 @@ def test_bad_options(bad, words):
         lg.condense(model, pictures(model), **bad)
 
 
+@pytest.mark.parametrize("bad, words", [(dict(eps="0.1"), "eps is '0.1'"), (dict(ffn_eps=float("nan")), "ffn_eps is nan"), (dict(cluster_by="kmeans"), "k is None"), (dict(rule="x"), "rule"), (dict(centroid="x"), "centroid")])
+def test_bad_options_are_refused_before_an_image_is_looked_at(bad, words):
+    with pytest.raises(ValueError, match=words):
+        lg.condense(make("plain"), None, **bad)
+
+
+def test_a_descendant_that_is_not_merged_is_refused_before_an_image_is_looked_at():
+    model = make("plain")
+    child = lg.inherit(lg.condense(model, pictures(model), eps=100.0))  # all layers share an FFN
+    for call in (lambda: lg.condense(child, None), lambda: lg.vit.count_flops(child)):
+        with pytest.raises(TypeError, match="FFNs still share weights; call `merge` first"):
+            call()
+    assert lg.vit.count_flops(lg.merge(child)) == lg.vit.count_flops(model)
+
+
+def test_unequal_head_counts_are_saved_as_plain_json(tmp_path):
+    model = make("plain")
+    uneven = lg.inherit(lg.condense(model, pictures(model), eps=1e-9, ffn_eps=1e-9), heads=[2, 4, 3], ffn="copy")
+    found = lg.condense(uneven, pictures(model), eps=1e-9, ffn_eps=1e-9)
+    text = (found.save(tmp_path / "g") / "config.json").read_text()
+    assert "NaN" not in text and "null" in text
+    again = lg.Learngene.load(tmp_path / "g").distances
+    assert again.isnan().sum() == 3 and torch.equal(again.nan_to_num(-1), found.distances.nan_to_num(-1))
+
+
+def test_how_images_are_made_ready_travels_to_descendants(tmp_path):
+    from timm.data import resolve_model_data_config
+
+    model = make("timm dinov2")
+    child = lg.inherit(lg.Learngene.load(lg.condense(model, pictures(model), eps=100.0).save(tmp_path / "g")), depth=1, heads=2)
+    lg.save_descendant(child, tmp_path / "c")
+    for m in (child, lg.load_descendant(tmp_path / "c")):
+        assert resolve_model_data_config(m) == resolve_model_data_config(model) | dict(input_size=(3, 56, 56))
+
+
 def test_not_a_vit():
     with pytest.raises(TypeError, match="cannot be cut into heads"):
         lg.condense(torch.nn.Linear(2, 2), torch.zeros(1, 3, 8, 8))

@@ -48,6 +48,39 @@ def test_errors(name, options, words):
         lg.methods.get(name, **options)
 
 
+@pytest.mark.parametrize("option, words", [
+    (dict(proj="foldd"), "did you mean 'folded'"), (dict(ffn="x"), "ffn is 'x'"), (dict(order="x"), "order"), (dict(cluster_by="y"), "cluster_by"), (dict(rule="state"), "'stated'"),
+    (dict(eps="0.07"), "eps is '0.07'"), (dict(eps=True), "eps is True"), (dict(ffn_eps=0), "ffn_eps is 0"), (dict(min_heads=0), "min_heads"), (dict(layers="evn"), "'even'"),
+    (dict(cluster_by="kmeans"), "k is None"), (dict(k=2), "Leave k out"), (dict(signature="x"), "signature"), (dict(centroid="x"), "centroid"), (dict(ffn_centroid="x"), "ffn_centroid"),
+])
+def test_options_are_looked_at_before_anything_runs(option, words):
+    for name in ("cluster-learngene", "cluster-learngene+refit", "cluster-learngene+budget", "cluster-learngene-released"):
+        with pytest.raises(ValueError, match=f"method '{name.replace('+', '.')}': .*{words}"):
+            lg.methods.get(name, **option)
+
+
+@pytest.mark.parametrize("name, option", [
+    ("pretraining-finetuning", dict(layers="evn")), ("pretraining-finetuning+refit", dict(heads="frst")), ("slice", dict(part="fron")), ("auto-learngene", dict(blocks="6")),
+    ("cluster-learngene-released", dict(pixels="x")), ("cluster-learngene+refit", dict(ridge=0)), ("cluster-learngene+refit", dict(values=-1)), ("minivit", dict(weights="x")),
+    ("cluster-learngene+budget", dict(params=0)), ("cluster-learngene+budget", dict(proj="folded")), ("cluster-learngene+budget", dict(ffn="transform")),
+    ("cluster-learngene+budget", dict(order="original")), ("cluster-learngene+budget", dict(layers="even")), ("cluster-learngene+budget", dict(ffn_width=0.5)),
+])
+def test_options_of_other_methods(name, option):
+    with pytest.raises(ValueError, match=f"method '{name.replace('+', '.')}': {next(iter(option))} is .*, (wanted|but it is given by the budget, leave it out)"):
+        lg.methods.get(name, **option)
+
+
+def test_layers_may_be_listed():
+    assert lg.methods.get("cluster-learngene", layers=[0, 2]).layers == [0, 2] and lg.methods.get("pretraining-finetuning", layers=(0, 2))
+
+
+@pytest.mark.parametrize("distances, k, wanted", [([2.0, 2.0, 2.0, 2.0], 2, [0, 1]), ([2.0, 5.0, 5.0, 5.0], 3, [1, 0, 2]), ([1.0, 1.1, 1.3, 9.0], 2, [1, 3])])
+def test_one_head_of_each_when_heads_are_copies(distances, k, wanted):
+    from learngene.methods.pretraining_finetuning import _one_of_each
+
+    assert _one_of_each(torch.tensor(distances), k) == wanted
+
+
 @pytest.mark.parametrize("name, option", [("cluster-learngene", dict(proj="fold")), ("cluster-learngene", dict(ffn="copied")), ("cluster-learngene", dict(rule="state")),
                                           ("cluster-learngene", dict(eps=-1.0)), ("pretraining-finetuning", dict(layers="lasst"))])
 def test_bad_values_are_refused_before_a_model_is_made(ancestry, images, name, option):

@@ -115,7 +115,7 @@ def test_whole_layers_of_an_uneven_ancestry():
 
 
 @pytest.mark.parametrize("name, options, shape, words", [
-    ("slice", dict(part="top"), Shape(), "front, middle, last"), ("slice", dict(blocks=7), Shape(), "ancestry has a depth of 6"), ("slice", dict(blocks=0), Shape(), "blocks is 0"),
+    ("slice", dict(part="top"), Shape(), "front, middle, last"), ("slice", dict(blocks=7), Shape(), "option `blocks` of slice is 7, but the ancestry has a depth of 6"), ("slice", dict(blocks=0), Shape(), "blocks is 0"),
     ("heuristic-learngene", dict(weights="he"), Shape(), "timm, xavier"), ("heuristic-learngene", {}, Shape(depth=2), "descendant has a depth of 2"),
     ("heuristic-learngene", {}, Shape(depth=7), "depth is 7"), ("auto-learngene", {}, Shape(heads=2), "inherited whole"), ("auto-learngene", {}, Shape(num_classes=-1), "num_classes"),
 ])
@@ -243,7 +243,7 @@ def test_minivit(ancestry, images, shape, repeats):
 
 
 @pytest.mark.parametrize("name, options, shape, words", [
-    ("weight-transformation", {}, Shape(heads=2), "2 \\* 8 and 32"), ("minivit", {}, Shape(depth=3), "multiple of 2"), ("minivit", {}, Shape(num_classes=4), "same classes"),
+    ("weight-transformation", {}, Shape(heads=2), "2 \\* 8 and 32; leave shape.heads out"), ("minivit", {}, Shape(depth=3), "multiple of 2"), ("minivit", {}, Shape(num_classes=4), "same classes"),
     ("minivit", dict(repeats=0), Shape(), "repeats is 0"), ("minivit", dict(alpha=2.0), Shape(), "alpha 2.0"), ("minivit", dict(temperature=0.0), Shape(), "temperature 0.0"),
 ])
 def test_transformation_errors(ancestry, name, options, shape, words):

@@ -6,9 +6,10 @@
 __all__ = ['ClusterLearngene']
 
 # %% ../../nbs/methods/03_cluster_learngene.ipynb #a754a4e0
-from ..condensing import condense
-from ..inheriting import inherit, plan
-from .core import Shape, register
+from ..cluster import RULES, WAYS, _check_way
+from ..condensing import CENTROIDS, SIGNATURES, condense
+from ..inheriting import FFN, LAYERS, ORDERS, PROJ, inherit, plan
+from .core import Shape, check_options, register
 
 from dataclasses import dataclass
 
@@ -30,6 +31,12 @@ class ClusterLearngene:
     centroid: str = "nearest"  # what stands for a cluster of heads: "nearest" or "averaged"
     ffn_centroid: str = "nearest"  # what stands for a group of FFNs: "nearest" (its first layer's) or "averaged"
     order: str = "priority"  # in which turn centroids are shared: "priority", "original", "ascending" or "descending"
+    _ffn = FFN  # values of the option
+
+    def __post_init__(self):
+        check_options(self, eps=0.0, ffn_eps=0.0, min_heads=1, rule=RULES, proj=PROJ, ffn=self._ffn, cluster_by=WAYS, signature=SIGNATURES,
+                      centroid=CENTROIDS, ffn_centroid=CENTROIDS, order=ORDERS, **({} if isinstance(self.layers, (list, tuple)) else dict(layers=LAYERS)))
+        _check_way(self.cluster_by, self.k, self.min_heads)
 
     def condense(self, ancestry, images):
         "A learngene."

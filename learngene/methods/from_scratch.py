@@ -7,7 +7,7 @@ __all__ = ['WEIGHTS', 'FromScratch']
 
 # %% ../../nbs/methods/01_from_scratch.ipynb #e97783d7
 from ..inheriting import _class_count, _head_counts, _sources
-from .core import Shape, register
+from .core import Shape, check_options, register
 from ..vit import build_vit, vit_config
 
 from dataclasses import dataclass
@@ -26,8 +26,7 @@ class FromScratch:
     pos_std: float = 0.02  # standard deviation of the position embeddings
 
     def __post_init__(self):
-        if self.weights not in WEIGHTS:
-            raise ValueError(f"weights is {self.weights!r}, wanted one of {', '.join(WEIGHTS)}.")
+        check_options(self, weights=WEIGHTS)
 
     def condense(self, ancestry, images=None):
         "The architecture; images are not looked at."

@@ -6,12 +6,11 @@
 __all__ = ['HEADS', 'PretrainingFinetuning']
 
 # %% ../../nbs/methods/02_pretraining_finetuning.ipynb #f785f3c1
-from .._files import near
 from ..cluster import HeadCluster
 from ..condensing import gather
 from ..density import mean_attention_distance
-from ..inheriting import build, plan, share_heads, with_heads
-from .core import Shape, register
+from ..inheriting import LAYERS, build, plan, share_heads, with_heads
+from .core import Shape, check_options, register
 from ..vit import check_vit
 
 from dataclasses import dataclass
@@ -24,14 +23,15 @@ HEADS = ("first", "even", "random", "kmeans")
 
 
 def _one_of_each(d, k):
-    "For each of k clusters of the distances d (H,), largest first, the head nearest its centre."
+    "For each of k clusters of the distances d (H,), largest first, the head nearest its centre; with fewer different distances, the first of the other heads after them."
     from sklearn.cluster import KMeans  # a second to import, for this alone
 
     d = d.numpy().astype(float)
-    found = KMeans(k, n_init=10, random_state=0).fit(d[:, None])
-    sizes = np.bincount(found.labels_, minlength=k)
+    n = min(k, len(np.unique(d)))  # heads with equal distances cannot be told apart
+    found = KMeans(n, n_init=10, random_state=0).fit(d[:, None])
+    sizes = np.bincount(found.labels_, minlength=n)
     nearest = [min(np.flatnonzero(found.labels_ == c), key=lambda h: abs(d[h] - found.cluster_centers_[c, 0])) for c in np.argsort(-sizes, kind="stable")]
-    return [int(h) for h in nearest]
+    return [int(h) for h in nearest] + [h for h in range(len(d)) if h not in nearest][: k - n]
 
 # %% ../../nbs/methods/02_pretraining_finetuning.ipynb #c061ff9d
 @register("pretraining-finetuning")
@@ -43,8 +43,7 @@ class PretrainingFinetuning:
     pick: int | None = None  # seed of the random choice; None = PyTorch's global generator, which a run seeds
 
     def __post_init__(self):
-        if self.heads not in HEADS:
-            raise ValueError(f"heads is {self.heads!r}{near(self.heads, HEADS)}, wanted one of {', '.join(HEADS)}.")
+        check_options(self, heads=HEADS, pick=0, **({} if isinstance(self.layers, (list, tuple)) else dict(layers=LAYERS)))
 
     def condense(self, ancestry, images=None):
         "The whole ancestry, heads in the order in which they are taken; images are looked at for k-means alone."

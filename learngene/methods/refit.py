@@ -6,11 +6,10 @@
 __all__ = ['PARTS', 'RefitPayload', 'ClusterLearngeneRefit', 'PretrainingFinetuningRefit', 'ClusterLearngeneBudget']
 
 # %% ../../nbs/methods/04_refit.ipynb #11bedfe8
-from .._files import near
 from ..budgeting import Budget
-from ..inheriting import build, plan
+from ..inheriting import _given_by_budget, build, plan
 from .cluster_learngene import ClusterLearngene
-from .core import Shape, register
+from .core import Shape, check_options, register
 from .pretraining_finetuning import PretrainingFinetuning
 from ..refitting import NEURONS, WEIGHTS, refit
 
@@ -47,9 +46,7 @@ class _Refitted:
     parts: str = "both"  # what is solved: "both", "attention" or "ffn"
 
     def __post_init__(self):
-        for name, known in (("parts", PARTS), ("weight", WEIGHTS), ("neurons", NEURONS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}{near(getattr(self, name), known)}, wanted one of {', '.join(known)}.")
+        check_options(self, parts=PARTS, weight=WEIGHTS, neurons=NEURONS, ridge=0.0, refit_images=1, values=0, sweeps=1)
         getattr(super(), "__post_init__", lambda: None)()
 
     def condense(self, ancestry, images):
@@ -96,6 +93,11 @@ class ClusterLearngeneBudget(ClusterLearngeneRefit):
     flops: float | None = None
     latency_ms: float | None = None
     memory_mb: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        _given_by_budget(proj=(self.proj, "paper"), ffn=(self.ffn, "copy"), order=(self.order, "priority"), layers=(self.layers, "front"), ffn_width=(self.ffn_width, None))
+        check_options(self, params=0.0, flops=0.0, latency_ms=0.0, memory_mb=0.0)
 
     def plan(self, payload, shape=Shape()):
         "Which piece goes where."

@@ -8,7 +8,7 @@ __all__ = ['QKV', 'FFN', 'PIXELS', 'near_constant', 'ClusterLearngeneReleased']
 # %% ../../nbs/methods/07_released.ipynb #632b8f14
 from ..density import _batches
 from .cluster_learngene import ClusterLearngene
-from .core import Shape, register
+from .core import Shape, check_options, register
 
 import dataclasses
 from dataclasses import dataclass
@@ -87,10 +87,11 @@ class ClusterLearngeneReleased(ClusterLearngene):
     mean: Any = None  # what the images were normalised with, a number or one a channel; None = ImageNet's
     std: Any = None  # likewise
 
+    _ffn = FFN
+
     def __post_init__(self):
-        for name, value, known in [("qkv", self.qkv, QKV), ("ffn", self.ffn, FFN), ("pixels", self.pixels, PIXELS)]:
-            if value not in known:
-                raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(known)}.")
+        super().__post_init__()
+        check_options(self, qkv=QKV, pixels=PIXELS)
 
     def condense(self, ancestry, images):
         "A learngene; with contiguous slicing its qkv tensors hold runs of rows instead of heads."

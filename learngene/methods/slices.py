@@ -9,7 +9,7 @@ __all__ = ['PARTS', 'Layers', 'Slice', 'HeuristicLearngene', 'AutoLearngene', 'd
 # %% ../../nbs/methods/05_slices.ipynb #99456151
 from ..density import _batches
 from ..inheriting import _is_classifier, _sources
-from .core import Shape, register
+from .core import Shape, check_options, register
 from .from_scratch import WEIGHTS, FromScratch
 from ..vit import check_vit, eval_mode, vit_config
 
@@ -71,12 +71,7 @@ def _fill(model, payload, places, with_classifier):
 class _Slices:
     "condense, expand and count for a run of whole layers; subclasses say which run and where."
     def __post_init__(self):
-        if self.weights not in WEIGHTS:
-            raise ValueError(f"weights is {self.weights!r}, wanted one of {', '.join(WEIGHTS)}.")
-        if type(self.blocks) is not int or self.blocks < 1:
-            raise ValueError(f"blocks is {self.blocks!r}, wanted a whole number of at least 1.")
-        if self._part not in PARTS:
-            raise ValueError(f"part is {self._part!r}, wanted one of {', '.join(PARTS)}.")
+        check_options(self, weights=WEIGHTS, blocks=1)
 
     def condense(self, ancestry, images=None):
         "The layers that are kept; images are not looked at."
@@ -87,7 +82,7 @@ class _Slices:
 
     def _fitting(self, depth, what):
         if self.blocks > depth:
-            raise ValueError(f"blocks is {self.blocks}, but the {what} has a depth of {depth}; set blocks to {depth} at most.")
+            raise ValueError(f"the option `blocks` of {self.name} is {self.blocks}, but the {what} has a depth of {depth}; set it to {depth} at most.")
         return self.blocks
 
     def places(self, payload, shape=Shape()):
@@ -117,6 +112,10 @@ class Slice(_Slices):
     part: str = "front"  # which run: "front", "middle" or "last"
     blocks: int = 10  # layers kept; 10 in the paper's figure
     weights: str = "timm"  # of fresh layers, see `FromScratch`
+
+    def __post_init__(self):
+        check_options(self, part=PARTS)
+        super().__post_init__()
 
     @property
     def _part(self):

@@ -8,7 +8,7 @@ __all__ = ['TalkingHeads', 'WeightTransformation', 'Distillation', 'MiniPayload'
 # %% ../../nbs/methods/06_weight_transformation.ipynb #5aae42cb
 from .core import Shape, register
 from .from_scratch import FromScratch
-from ..vit import check_vit, vit_config
+from ..vit import _ffn_width, check_vit, vit_config
 
 import copy
 from dataclasses import dataclass
@@ -24,7 +24,8 @@ class TalkingHeads(TalkingHeadAttn):
     def __init__(self, attn, bias=True):
         inner, width = attn.num_heads * attn.head_dim, attn.qkv.in_features
         if inner != width or not isinstance(attn.q_norm, nn.Identity) or attn.proj.bias is None:
-            raise ValueError(f"talking heads need heads * head_dim = width, a bias on proj, and no norm of queries and keys; here {attn.num_heads} * {attn.head_dim} and {width}.")
+            raise ValueError(f"talking heads need heads * head_dim = width, a bias on proj, and no norm of queries and keys; here {attn.num_heads} * {attn.head_dim} and {width}; "
+                             "leave shape.heads out, or choose another method.")
         super().__init__(width, attn.num_heads, qkv_bias=attn.qkv.bias is not None)
         self.head_dim, self.qkv, self.proj = attn.head_dim, attn.qkv, attn.proj
         if not bias:
@@ -83,7 +84,7 @@ def _share(model, repeats):
         block.attn = TalkingHeads(block.attn, bias=False)
         for mix in (block.attn.proj_l, block.attn.proj_w):
             nn.init.eye_(mix.weight)
-        if (block.attn.num_heads, block.mlp.fc1.weight.shape) != (first.attn.num_heads, first.mlp.fc1.weight.shape):
+        if (block.attn.num_heads, _ffn_width(block.mlp)) != (first.attn.num_heads, _ffn_width(first.mlp)):
             raise ValueError(f"layers {i - i % repeats} and {i} share their matrices, so they need equally many heads and neurons.")
         block.attn.qkv, block.attn.proj, block.mlp = first.attn.qkv, first.attn.proj, first.mlp
     return model
