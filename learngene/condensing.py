@@ -149,7 +149,7 @@ def condense(
     odd = {name: v for name, v, usual in [("cluster_by", cluster_by, "dbscan"), ("k", k, None), ("signature", signature, "mean")] if v != usual}
     return gather(model, clusters, groups, distances, centroid, ffn_centroid, eps=eps, ffn_eps=ffn_eps, min_heads=min_heads, rule=rule, **odd)
 
-
+# %% ../nbs/04_condensing.ipynb #93d6a1d7
 SIGNATURES = ("mean", "mean+spread")
 
 
@@ -159,4 +159,3 @@ def _warn_if_one(clusters, counts, distances, usual, eps):
         widest = max(float(d[:n].max() - d[:n].min()) for d, n in zip(distances, counts))
         text = f"Eps = {eps:.2f} px, the paper's 10 px at this image size, leaves one head a layer"
         warnings.warn(f"{text}: the heads of a layer look at most {widest:.2f} px differently far; give a smaller eps.", stacklevel=3)
-

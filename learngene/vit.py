@@ -104,7 +104,7 @@ def vit_config(
                         f"{here.get(odd[0], 'not in the model')}, rebuilt as {there.get(odd[0], 'nothing')}.")
     return config
 
-
+# %% ../nbs/00_vit.ipynb #b5e15288
 def _preprocessing(model):
     "How timm says that images are made ready for this model, as an optional entry `pretrained_cfg`; nothing for a model that timm knows nothing of."
     known = getattr(model, "pretrained_cfg", None)
