@@ -181,8 +181,8 @@ def refit(
     "Solve a descendant's output matrices so that its stream follows the ancestry's; no labels, no training. ValueError: models that do not match, bad options or images."
     _check_counts(values=(values, 0), sweeps=(sweeps, 1))
     sources, widths = _check(child, ancestry, ridge, sources, weight, damping), _widths(child, ffn_width, neurons)
-    if values and (not attention or any(b.attn.proj.bias is None and b.attn.qkv.bias is not None for b in child.blocks)):
-        raise ValueError("values are solved together with W^O: this needs attention=True, and a bias of W^O where the values have one.")
+    if values and not attention:
+        raise ValueError("values are solved together with W^O: with values, attention has to be True.")
     began, device, kept = time.perf_counter(), next(child.parameters()).device, _Streams(memory_mb)
     batches = [kept.keep(x) for x in _first(images, batch_size, max_images, child)]
     solver = _Solver(ridge, weight, damping, device)
@@ -363,15 +363,23 @@ def _head_inputs(block, h):
     attn, x = block.attn, block.norm1(h)
     q, k, _ = attn.qkv(x).view(*x.shape[:2], 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
     A = ((attn.q_norm(q) * attn.scale) @ attn.k_norm(k).transpose(-2, -1)).softmax(-1)
+    x = nn.functional.pad(x, (0, 1), value=1.0) if _bias_is_a_column(attn) else x
     return (A @ x[:, None]).transpose(1, 2).flatten(2)
+
+
+def _bias_is_a_column(attn):
+    return attn.proj.bias is None and attn.qkv.bias is not None
 
 
 def _solve_values(block, gram, ridge, rounds):
     "Change V and W^O in turn."
-    attn = block.attn
-    n, dim, width, gamma = attn.num_heads, attn.head_dim, attn.qkv.in_features, _gamma(block.ls1, attn.proj.weight)
+    attn, joined = block.attn, _bias_is_a_column(block.attn)
+    n, dim, gamma = attn.num_heads, attn.head_dim, _gamma(block.ls1, attn.proj.weight)
     G, C, u, r = gram.moments(centred=attn.proj.bias is not None)
-    V = attn.qkv.weight.view(3, n, dim, width)[2].double()
+    weight = attn.qkv.weight.view(3, n, dim, -1)[2]
+    bias = None if attn.qkv.bias is None else attn.qkv.bias.view(3, n, dim, 1)[2]
+    V = (torch.cat([weight, bias], -1) if joined else weight).double()
+    width = V.shape[-1]
     O = (gamma * attn.proj.weight.double()).view(-1, n, dim).transpose(0, 1)  # (heads, width, head_dim), behind layer scale
     start, rows = _map(V, O), [slice(h * width, (h + 1) * width) for h in range(n)]
     for i in range(rounds + 1):
@@ -382,10 +390,12 @@ def _solve_values(block, gram, ridge, rounds):
             missing = C[rows[h]] - G[rows[h]] @ (_map(V, O) - start)
             left = _ridge_solve(G[rows[h], rows[h]], missing @ O[h], ridge)
             V[h] += _ridge_solve(O[h].T @ O[h], left.T, ridge)
-    attn.qkv.weight.view(3, n, dim, width)[2] = V.to(attn.qkv.weight)
+    weight.copy_(V[..., :weight.shape[-1]])
     dW, db = O.transpose(0, 1).flatten(1) - gamma * attn.proj.weight.double(), r - (_map(V, O) - start).T @ u
-    if attn.qkv.bias is not None:
-        db = db - dW @ attn.qkv.bias.view(3, -1)[2].double()
+    if joined:
+        bias.copy_(V[..., -1:])
+    elif bias is not None:
+        db = db - dW @ bias.flatten().double()
     _add_rows(attn.proj, block.ls1, dW, db)
 
 

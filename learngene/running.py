@@ -359,7 +359,7 @@ def default_workers(
     return workers or (1 if alone else os.cpu_count())
 
 
-def _attempt(recipe, ledger, modules, **how):
+def _attempt(recipe, ledger, modules=(), **how):
     try:
         for name in modules:  # a process of its own does not know the caller's methods yet
             importlib.import_module(name)
@@ -374,7 +374,9 @@ def without_frames(
     "An error to hand on, without the frames it came through: they would keep a run's model and images in memory while the next one runs."
     error.__traceback__ = error.__context__ = error.__cause__ = None
     try:
-        pickle.loads(pickle.dumps(error))
+        pickle.dumps(error)
+        made_by, arguments = error.__reduce__()[:2]
+        made_by(*arguments)
     except Exception:  # it could not go to another process
         error = RuntimeError(f"{type(error).__name__}: {error}")
     return error

@@ -365,17 +365,17 @@ def test_engine_by_size_and_kind(monkeypatch):
     odd = dataclasses.replace(data.train, transform=type(data.train.transform)([*data.train.transform.transforms, nn.Identity()]))
     with pytest.raises(ValueError, match="Identity is not done in batches"):
         choose_engine("device", dataclasses.replace(data, train=odd), CPU)
-    monkeypatch.setattr(D, "DECODED_LIMIT", 8 * 8 * (len(data.train) + len(data.val)) - 1)
+    monkeypatch.setattr(D, "DECODED_LIMIT", 8 * 8 * sum(data.sizes.values()) - 1)
     with pytest.raises(ValueError, match="GiB set aside"):
         choose_engine("device", data, CPU)
-    monkeypatch.setattr(D, "DECODED_LIMIT", 8 * 8 * (len(data.train) + len(data.val)))
+    monkeypatch.setattr(D, "DECODED_LIMIT", 8 * 8 * sum(data.sizes.values()))
     assert choose_engine("device", data, CPU) == "device"
 
 
 def test_a_gpu_takes_what_fits(monkeypatch):
     gpu, data = torch.device("cuda"), lg.load_data("digits")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, memory))
-    memory = 4 * 64 * 1438
+    memory = 4 * 64 * sum(data.sizes.values())
     assert choose_engine("auto", data, gpu) == "device"
     memory -= 4
     assert choose_engine("auto", data, gpu) == "loader"

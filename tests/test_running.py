@@ -102,7 +102,7 @@ def test_a_record_has_everything(tmp_path, ancestry):
 
 def test_the_test_images_are_the_official_ones_and_never_seen_before_the_end(tmp_path, ancestry, monkeypatch):
     seen = []
-    monkeypatch.setattr(R, "evaluate", lambda model, data: seen.append(data.index.tolist()) or dict(accuracy=0.0, loss=0.0))
+    monkeypatch.setattr(R, "evaluate", lambda model, data, **kw: seen.append(data.index.tolist()) or dict(accuracy=0.0, loss=0.0))
     run(recipe(ancestry), Ledger(tmp_path / "ledger"))
     data = lg.load_data(recipe().data)
     assert seen == [data.test.index.tolist()]
