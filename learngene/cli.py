@@ -377,10 +377,10 @@ def _train(args):
 
     book, recipe = ledger.Ledger(args.results or (project_root() or Path.cwd()) / "results" / "runs"), Recipe.load(args.recipe)
     found = None if args.again or args.save else running.find_record(recipe, book)
-    record = found or running.run(recipe, book, save=args.save, again=args.again, **_how(args))
+    record = running.run(recipe, book, save=args.save, again=args.again, **_how(args))
     if is_first_process():
         print(f"{record['run_info']['name']}: {record['train_info']['test_accuracy']:.2%} of {record['meta_info']['data_sizes']['test']} test images")
-        if found:
+        if record == found:
             print(f"on record: {book.places(found)[0]} (--again runs it anew)")
 
 
