@@ -99,8 +99,8 @@ WAYS = ("dbscan", "kmeans", "complete")
 def _check_way(cluster_by, k, min_heads, n=None):
     if cluster_by not in WAYS:
         raise ValueError(f"cluster_by is {cluster_by!r}{near(cluster_by, WAYS)}, wanted one of {', '.join(WAYS)}.")
-    if cluster_by == "kmeans" and (type(k) is not int or not 1 <= k <= (n or k)):
-        raise ValueError(f"k is {k!r}, wanted the number of clusters that k-means makes, from 1 to the layer's {n or 'number of'} heads.")
+    if cluster_by == "kmeans" and (type(k) is not int or k < 1 or n and k > n):
+        raise ValueError(f"k is {k!r}, wanted the number of clusters that k-means makes: a whole number of at least 1" + (f", at most the layer's {n} heads." if n else "."))
     if cluster_by != "kmeans" and k is not None:
         raise ValueError(f"k is for cluster_by='kmeans'; {cluster_by!r} finds the number of clusters itself. Leave k out.")
     if cluster_by != "dbscan" and min_heads != 1:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CARD', 'HELD_OUT', 'DECODED_LIMIT', 'DECODED_LEAST', 'Images', 'names', 'data_folder', 'pack', 'stratified',
-           'decoded', 'eval_transform', 'train_transform', 'ImageDataset', 'Data', 'count_training_images', 'load_data']
+           'decoded', 'eval_transform', 'train_transform', 'ImageDataset', 'Data', 'count_training_images',
+           'data_fingerprint', 'load_data']
 
 # %% ../nbs/07_data.ipynb #6bb0b6a2
 from ._files import atomic_folder, cache_folder, near
@@ -682,6 +683,18 @@ def count_training_images(
     "How many images an epoch has, without decoding any. Errors as `load_data`'s."
     return len(_split(spec, _read(spec))[3])
 
+
+def data_fingerprint(
+    spec: DataSpec,  # which images, and how they are split
+) -> str:
+    "The fingerprint of `load_data`'s images, without decoding any. Errors as `load_data`'s."
+    train, test, _, *parts = _split(spec, _read(spec))
+    return _fingerprint(train, test, *parts)
+
+
+def _fingerprint(train, test, *parts):
+    return _digest(train.digest, test.digest, *(i.astype("<i8").tobytes() for i in parts))[:16]
+
 # %% ../nbs/07_data.ipynb #8e54ea88
 def load_data(
     spec: DataSpec | str,  # which images, how they are split, their size; a name alone stands for the defaults
@@ -695,13 +708,12 @@ def load_data(
     _check_images(test, test_index)
     plain = eval_transform(spec.image_size, mean, std, spec.crop_pct)
     augmented = plain if augment is None else train_transform(augment, spec.image_size, mean, std, spec.crop_pct)
-    parts = (i.astype("<i8").tobytes() for i in (train_index, val_index, test_index))
     return Data(
         name=_title(spec),
         train=ImageDataset(train, train_index, augmented), val=ImageDataset(train, val_index, plain),
         test=ImageDataset(test, test_index, plain), train_plain=ImageDataset(train, train_index, plain),
         classes=list(train.classes), image_size=spec.image_size, in_chans=len(mean), mean=mean, std=std,
-        fingerprint=_digest(train.digest, test.digest, *parts)[:16])
+        fingerprint=_fingerprint(train, test, train_index, val_index, test_index))
 
 # %% ../nbs/07_data.ipynb #1807ace8
 def _suspects(items):

@@ -299,7 +299,7 @@ def _check(child, ancestry, ridge, sources, weight, damping):
     for model in (child, ancestry):
         check_vit(model)
         if not hasattr(model.blocks[0], "ls1"):
-            raise ValueError(f"blocks of type {type(model.blocks[0]).__name__} normalise after W^O, where least squares does not apply; wanted pre-norm blocks.")
+            raise ValueError(f"blocks of type {type(model.blocks[0]).__name__} normalise after W^O, where least squares does not apply; leave the refit out, and train.")
     if any(nn.utils.parametrize.is_parametrized(m) for m in child.modules()):
         raise ValueError("the descendant's FFNs still share weights; call `merge` first, or inherit with ffn='copy'.")
     if not ridge > 0:
@@ -342,8 +342,8 @@ def _warn_if_few(tokens, child, values):
 
 def _first(images, batch_size, max_images, model):
     "Batches of at most max_images images."
-    _check_counts(max_images=(sys.maxsize if max_images is None else max_images, 1))
     out, left = [], sys.maxsize if max_images is None else max_images
+    _check_counts(max_images=(left, 1))
     for batch in _batches(images, batch_size, model):
         batch = batch[:left].to(next(model.parameters()).device)
         if len(batch):
@@ -454,7 +454,7 @@ def _widths(child, ffn_width, neurons):
         return [None] * len(child.blocks)
     kinds = {type(b.mlp).__name__ for b in child.blocks if type(b.mlp) is not Mlp or not isinstance(b.mlp.norm, nn.Identity)}
     if kinds:
-        raise ValueError(f"FFNs of type {', '.join(kinds)} (gated or normalised) cannot be narrowed neuron by neuron.")
+        raise ValueError(f"FFNs of type {', '.join(kinds)} (gated or normalised) cannot be narrowed neuron by neuron; leave ffn_width out.")
     full = [b.mlp.fc1.out_features for b in child.blocks]
     wanted = list(ffn_width) if isinstance(ffn_width, (list, tuple)) else [ffn_width] * len(full)
     wanted = [round(w * n) if isinstance(w, float) else w for w, n in zip(wanted, full)] if len(wanted) == len(full) else wanted

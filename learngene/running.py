@@ -12,7 +12,7 @@ from . import methods
 from ._files import cache_folder, check_folder, is_first_process, project_root
 from .ancestry import expects, load_ancestry, shipped
 from .budgeting import latency_ms
-from .data import load_data
+from .data import data_fingerprint, load_data
 from .density import mean_attention_distance
 from .device import DeviceImages
 from .ledger import SCHEMA, SEEN, Ledger, code_version, now, source_digest, versions
@@ -174,12 +174,12 @@ def _has_its_images(recipe, record):
     if replay() or recipe.data.name.partition(":")[0] not in ("folder", "parquet"):
         return True
     try:
-        now = load_data(recipe.data).fingerprint
+        same = data_fingerprint(recipe.data) == record["meta_info"]["data_fingerprint"]
     except FileNotFoundError:
         return True
-    if now != record["meta_info"]["data_fingerprint"]:
+    if not same:
         warnings.warn(f"the images of {recipe.data.name} are not those of the record of {recipe.name}, which is run again.", stacklevel=3)
-    return now == record["meta_info"]["data_fingerprint"]
+    return same
 
 
 @cache

@@ -877,10 +877,14 @@ def test_a_damaged_image_is_named_before_a_run_begins(many, home):
     assert 577 not in used.train.index and used.train[0] is not None
 
 
-def test_counting_decodes_nothing(many, home, no_decoding):
+def test_counting_and_the_fingerprint_decode_nothing(many, home, no_decoding, monkeypatch):
+    decode, half = D._open, spec("parquet", many, fraction=0.5)
     no_decoding()
-    assert D.count_training_images(spec("parquet", many, fraction=0.5)) == 240
+    assert D.count_training_images(half) == 240
+    found = D.data_fingerprint(half)
     assert not home.exists()
+    monkeypatch.setattr(D, "_open", decode)
+    assert found == load_data(half).fingerprint != D.data_fingerprint(spec("parquet", many))
 
 
 def test_a_damaged_image_is_named_also_where_parts_are_joined(many, home, monkeypatch):

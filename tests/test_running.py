@@ -628,6 +628,7 @@ def test_changed_images_make_another_run(tmp_path, ancestry, monkeypatch):
     first = lg.load_data(recipe().data, recipe().augment)
     there = [first]
     monkeypatch.setattr(R, "load_data", lambda spec, augment=None: there[0])
+    monkeypatch.setattr(R, "data_fingerprint", lambda spec: there[0].fingerprint)
     r, ledger = recipe(ancestry, data=dict(name="folder:mine"), train=dict(epochs=0)), Ledger(tmp_path / "l")
     one = run(r, ledger)
     assert run(r, ledger) == one
@@ -639,6 +640,7 @@ def test_changed_images_make_another_run(tmp_path, ancestry, monkeypatch):
     def gone(*_):
         raise FileNotFoundError
     monkeypatch.setattr(R, "load_data", gone)
+    monkeypatch.setattr(R, "data_fingerprint", gone)
     assert run(r, ledger) == two
 
 

@@ -24,7 +24,7 @@ class ClusterLearngene:
     rule: str = "printed"  # how FFN groups compare layers: "printed" or "stated"
     proj: str = "paper"  # output projection: "paper", "aligned" or "folded"
     ffn: str = "transform"  # FFNs from one centroid: "transform" or "copy"
-    layers: str = "front"  # which ancestry layers: the first ones, or "even"ly spaced
+    layers: str = "front"  # which ancestry layers: as in `inherit`, by name or a list of their indices
     cluster_by: str = "dbscan"  # how heads are clustered: "dbscan", "kmeans" or "complete"
     k: int | None = None  # clusters in each layer, for "kmeans" alone
     signature: str = "mean"  # what heads are compared by: "mean" or "mean+spread"
@@ -35,7 +35,7 @@ class ClusterLearngene:
 
     def __post_init__(self):
         check_options(self, eps=0.0, ffn_eps=0.0, min_heads=1, rule=RULES, proj=PROJ, ffn=self._ffn, cluster_by=WAYS, signature=SIGNATURES,
-                      centroid=CENTROIDS, ffn_centroid=CENTROIDS, order=ORDERS, **({} if isinstance(self.layers, (list, tuple)) else dict(layers=LAYERS)))
+                      centroid=CENTROIDS, ffn_centroid=CENTROIDS, order=ORDERS, layers=(*LAYERS, list, tuple))
         _check_way(self.cluster_by, self.k, self.min_heads)
 
     def condense(self, ancestry, images):

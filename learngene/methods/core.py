@@ -76,16 +76,18 @@ def get(
 # %% ../../nbs/methods/00_core.ipynb #8020abd3
 def check_options(
     method,  # whose options are looked at
-    **wanted,  # option -> its values (a tuple), the least whole number (an int), or what a number has to be above (a float)
+    **wanted,  # option -> its values or their types (a tuple), the least whole number (an int), or what a number has to be above (a float)
 ):
     "ValueError that names the first option with another value, and the near one. None goes where it is the default."
     for name, known in wanted.items():
         value = getattr(method, name)
+        names = [k for k in known if isinstance(k, str)] if isinstance(known, tuple) else []
         if isinstance(known, tuple):
-            fine, text = value in known, f"one of {', '.join(known)}"
+            kinds = tuple(k for k in known if isinstance(k, type))
+            fine, text = value in names or isinstance(value, kinds), f"one of {', '.join([*names, *(f'a {kind.__name__}' for kind in kinds)])}"
         elif isinstance(known, int):
             fine, text = isinstance(value, numbers.Integral) and value >= known, f"a whole number of at least {known}"
         else:
             fine, text = isinstance(value, numbers.Real) and value > known, f"a number of more than {known:g}"
         if (not fine or isinstance(value, bool)) and not (value is None and getattr(type(method), name) is None):
-            raise ValueError(f"{name} is {value!r}{near(value, known) if isinstance(known, tuple) else ''}, wanted {text}.")
+            raise ValueError(f"{name} is {value!r}{near(value, names)}, wanted {text}.")

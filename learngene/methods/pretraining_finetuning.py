@@ -43,7 +43,7 @@ class PretrainingFinetuning:
     pick: int | None = None  # seed of the random choice; None = PyTorch's global generator, which a run seeds
 
     def __post_init__(self):
-        check_options(self, heads=HEADS, pick=0, **({} if isinstance(self.layers, (list, tuple)) else dict(layers=LAYERS)))
+        check_options(self, heads=HEADS, pick=0, layers=(*LAYERS, list, tuple))
 
     def condense(self, ancestry, images=None):
         "The whole ancestry, heads in the order in which they are taken; images are looked at for k-means alone."
