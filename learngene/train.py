@@ -361,7 +361,7 @@ class Fit:
     seconds: float = 0.0  # spent in training steps
     images: int = 0  # seen in training, over all processes
     peak_memory_mb: float = 0.0  # of this process; on a GPU, of its memory
-    device: str = ""
+    device: str = ""  # what computed; after a run went on elsewhere, all that did
     processes: int = 1
     resumed_at: float | None = None  # epochs that were done when the run went on; not whole within an epoch
     micro_batch: int | None = None  # images a process took at once, None = its whole share; below the recipe's where memory ran out
@@ -601,8 +601,10 @@ def _resume(r, state):
         raise ValueError(f"the run was cut off within an epoch of {len(processes)} processes, and here are {world}; start as many, or remove its checkpoints.")
     for name, part in r.stateful.items():
         part.load_state_dict(state[name])
-    begun = state["result"] | dict(compiled=r.result.compiled or state["result"].get("compiled", False),  # in part is enough
-                                   deterministic=r.result.deterministic and state["result"].get("deterministic", False))
+    begun, here = state["result"], r.result
+    begun |= dict(compiled=here.compiled or begun.get("compiled", False),  # in part is enough
+                  deterministic=here.deterministic and begun.get("deterministic", False),
+                  device=", ".join(dict.fromkeys([*begun["device"].split(", "), here.device])))
     for name, value in begun.items():
         setattr(r.result, name, value)
     r.result.resumed_at = state["epoch"]

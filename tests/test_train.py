@@ -526,6 +526,14 @@ def test_randomness_of_a_processor_on_a_gpu(monkeypatch):
     assert len(put) == 1
 
 
+def test_a_run_that_goes_on_elsewhere_names_both_devices(tmp_path, monkeypatch):
+    name = T._device_name
+    for stop_after, device, wanted in [(1, "old", "old"), (2, "new", "old, new"), (3, "new", "old, new"), (None, "old", "old, new")]:
+        monkeypatch.setattr(T, "_device_name", lambda d, device=device: device)
+        assert train(recipe(train=dict(epochs=4)), vit(), tmp_path, stop_after=stop_after)[1].device == wanted
+    assert name(torch.device("cpu")) == "cpu"
+
+
 def test_an_epoch_begun_by_more_processes(tmp_path):
     with pytest.raises(T.Paused):
         train(recipe(), vit(), tmp_path, cadence=T.Cadence(until=0.0))

@@ -70,7 +70,7 @@ def _random_ffns(model, plan):
         mlps = [b.mlp for b, p in zip(model.blocks, plan.layers) if p.ffn == source]
         for name, first in mlps[0].named_modules():
             if isinstance(first, nn.Linear) and len(mlps) > 1:
-                transform = nn.Sequential(nn.Linear(1, len(mlps)), nn.ReLU(), nn.Linear(len(mlps), len(mlps)))
+                transform = nn.Sequential(nn.Linear(1, len(mlps)), nn.ReLU(), nn.Linear(len(mlps), len(mlps))).to(first.weight.device)
                 made = transform(first.weight.unsqueeze(-1))
                 for mlp, W in zip(mlps, made.unbind(-1)):
                     mlp.get_submodule(name).weight.copy_(W)
