@@ -18,7 +18,7 @@ def write_report(folder) -> Path:
     folder = Path(folder)
     cards = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((folder / "tables").glob("*.json"), key=_order)]
     if not cards:
-        raise FileNotFoundError(f"{folder} has no tables or figures yet; run `learngene run all --profile {folder.name}` first.")
+        raise FileNotFoundError(f"{folder} has no tables or figures yet; in a checkout `learngene run all --profile {folder.name}` and `learngene report` make them.")
     for card in cards:
         card["table_html"] = _table(folder / card["table"]) if card["table"] else ""
         card["figure_data"] = _inline(folder / card["figure"]) if card["figure"] else ""

@@ -169,17 +169,26 @@ def find_record(
     return record if same else None
 
 
-def _has_its_images(recipe, record):
-    "Are the images of a run still those of its record? They are taken to be, where they are not here."
+def _has_its_images(recipe, record, fingerprints):
+    "Are the images of a run still those of its record? They are taken to be, where they cannot be read here. `fingerprints` remembers those already taken."
     if replay() or recipe.data.name.partition(":")[0] not in ("folder", "parquet"):
         return True
-    try:
-        same = data_fingerprint(recipe.data) == record["meta_info"]["data_fingerprint"]
-    except FileNotFoundError:
-        return True
+    images = repr(recipe.data)
+    if images not in fingerprints:
+        try:
+            fingerprints[images] = data_fingerprint(recipe.data)
+        except (OSError, ValueError):
+            fingerprints[images] = None
+    same = fingerprints[images] in (None, record["meta_info"]["data_fingerprint"])
     if not same:
-        warnings.warn(f"the images of {recipe.data.name} are not those of the record of {recipe.name}, which is run again.", stacklevel=3)
+        warnings.warn(f"the images of {recipe.data.name} are not those of the records; what was run on them is run again.", stacklevel=4)
     return same
+
+
+def _find(recipe, ledger, fingerprints):
+    "The counted record of this recipe with its present ancestry and images."
+    record = find_record(recipe, ledger)
+    return record if record and _has_its_images(recipe, record, fingerprints) else None
 
 
 @cache
@@ -218,8 +227,8 @@ def run(
     "Take one recipe through the whole path; returns the record, the existing one if there is one (and no model is to be saved). Cut off, it goes on at the same call."
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     ledger = ledger or Ledger((project_root() or Path.cwd()) / "results" / "runs")
-    found = None if again or save else find_record(recipe, ledger)
-    if found and _has_its_images(recipe, found):
+    found = None if again or save else _find(recipe, ledger, {})
+    if found:
         return found
     if replay():
         raise NotRun(f"{recipe.name}, seed {recipe.seed}, has no record to show, and a replay trains nothing.")
@@ -267,7 +276,8 @@ def run_all(
 ) -> list:  # records, in the order of the recipes
     "Run every recipe that has no record yet. A failed run does not stop the others; RuntimeError names the failed ones at the end. In replay NotRun names the missing ones."
     recipes, say = list(recipes), say or (lambda line: print(line, flush=True))
-    found = {r.key: find_record(r, ledger) for r in recipes}
+    fingerprints = {}
+    found = {r.key: _find(r, ledger, fingerprints) for r in recipes}
     missing = list({r.key: r for r in recipes if found[r.key] is None}.values())
     if missing and replay():
         some = "; ".join(f"{r.name}, seed {r.seed}" for r in missing[:3]) + f"; and {len(missing) - 3} more" * (len(missing) > 3)

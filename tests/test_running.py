@@ -633,9 +633,19 @@ def test_changed_images_make_another_run(tmp_path, ancestry, monkeypatch):
     one = run(r, ledger)
     assert run(r, ledger) == one
     there[0] = dataclasses.replace(first, fingerprint="0" * 16)
-    with pytest.warns(UserWarning, match="images of folder:mine are not those of the record of tiny"):
+    with pytest.warns(UserWarning, match="images of folder:mine are not those of the records"):
         two = run(r, ledger)
     assert two["meta_info"]["data_fingerprint"] == "0" * 16 and run(r, ledger) == two
+
+    there[0] = dataclasses.replace(first, fingerprint="1" * 16)
+    others, taken = [dataclasses.replace(r, seed=s) for s in (1, 2)], []
+    monkeypatch.setattr(R, "data_fingerprint", lambda spec: taken.append(spec) or there[0].fingerprint)
+    with pytest.warns(UserWarning, match="images of folder:mine are not those of the records"):
+        records = R.run_all([r, *others], ledger, workers=1)
+    assert {x["meta_info"]["data_fingerprint"] for x in records} == {"1" * 16}
+    taken.clear()
+    assert R.run_all([r, *others], ledger, workers=1) == records and len(taken) == 1
+    two = records[0]
 
     def gone(*_):
         raise FileNotFoundError
