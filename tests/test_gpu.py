@@ -113,7 +113,7 @@ def test_every_method_with_an_ancestry_on_a_gpu(both, name, options):
 
 
 @gpu
-@pytest.mark.parametrize("how", [dict(sweeps=2), dict(weight="norm"), dict(damping=0.1), dict(values=1, ffn_width=0.5)], ids=str)
+@pytest.mark.parametrize("how", [dict(), dict(sweeps=2), dict(weight="norm"), dict(damping=0.1), dict(values=1, ffn_width=0.5)], ids=str)
 def test_refit_on_a_gpu(both, how):
     *ancestries, images = both
     children = [lg.inherit(lg.condense(a, images, **EPS), depth=3, heads=2, ffn="copy").to(next(a.parameters()).device) for a in ancestries]
