@@ -320,6 +320,14 @@ def test_folder_errors(tmp_path):
         load_data(spec("folder", bare))
 
 
+def test_the_order_in_which_a_folder_is_listed_is_irrelevant(tmp_path, monkeypatch):
+    write_folder(tmp_path, train=20, val=4)
+    before, listed = load_data(spec("folder", tmp_path)), Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: sorted(listed(self), reverse=True))
+    after = load_data(spec("folder", tmp_path))
+    assert after.fingerprint == before.fingerprint and after.train.images.items == before.train.images.items
+
+
 def test_a_class_without_images_is_named(tmp_path):
     write_folder(tmp_path, train=20, val=4)
     (tmp_path / "train" / "cow").mkdir()
@@ -707,6 +715,22 @@ def test_packed_shards_are_found_by_name(many, tmp_path, monkeypatch):
     assert load_data("parquet:carried").sizes["test"] == 60
 
 
+def test_a_shard_that_was_put_beside_packed_ones(many, tmp_path):
+    D.pack(spec("parquet", many), tmp_path / "packed")
+    write_shard(tmp_path / "packed" / "validation-0.parquet", [0, 1], ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"validation-0.parquet is not named in fingerprint.json: the shards of one packing belong together"):
+        load_data(spec("parquet", tmp_path / "packed"))
+
+
+def test_the_image_that_would_fill_a_shard_begins_the_next(tmp_path):
+    "Three images of a third of a shard and a little more."
+    root = tmp_path / "large"
+    write_shard(root / "train-0.parquet", [0, 1, 0], ["a", "b"], pictures=noise(6, size=(340, 340))[::2])
+    write_shard(root / "test-0.parquet", [0, 1], ["a", "b"])
+    assert "5 images in 3 shards" in D.pack(spec("parquet", root), tmp_path / "packed", 1.0)
+    assert all(f.stat().st_size <= 1e6 for f in (tmp_path / "packed").glob("*.parquet")) and load_data(spec("parquet", tmp_path / "packed")).sizes["test"] == 2
+
+
 def test_small_shards_are_copied_and_keep_the_fingerprint(many, tmp_path):
     D.pack(spec("parquet", many), tmp_path / "packed", 55)
     assert {p.name for p in (tmp_path / "packed").iterdir()} == {p.name for p in many.iterdir()} | {"fingerprint.json"}
@@ -875,6 +899,13 @@ def test_a_damaged_image_is_named_before_a_run_begins(many, home):
             load_data(spec("parquet", many))
     used = load_data(spec("parquet", many, fraction=0.02, val_fraction=0.02))
     assert 577 not in used.train.index and used.train[0] is not None
+
+
+def test_another_pillow_decodes_again(many, home, monkeypatch):
+    load_data(spec("parquet", many))
+    monkeypatch.setattr(D.PIL, "__version__", "0.0")
+    load_data(spec("parquet", many))
+    assert len(list(home.iterdir())) == 2
 
 
 def test_counting_and_the_fingerprint_decode_nothing(many, home, no_decoding, monkeypatch):

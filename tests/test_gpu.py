@@ -109,7 +109,7 @@ def test_every_method_with_an_ancestry_on_a_gpu(both, name, options):
         for shape in shapes:
             torch.manual_seed(0)
             made.append(method.expand(method.condense(ancestry, images), shape))
-    assert all(map(close, made[:len(shapes)], made[len(shapes):]))
+    assert all(close(a, b, atol=1e-2 if "budget" in name else 1e-4) for a, b in zip(made[:len(shapes)], made[len(shapes):]))  # a budget solves equations, too
 
 
 @gpu
