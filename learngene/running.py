@@ -169,6 +169,20 @@ def find_record(
     return record if same else None
 
 
+@cache
+def _fingerprint_of(folder, written):
+    "Of a model's folder as it was written: a table asks once, not for every run."
+    return fingerprint(load_ancestry(folder))
+
+
+def _ancestry_recipe(name):
+    "The key of the recipe that trains an ancestry, None for one that comes ready."
+    try:
+        return Recipe.load(find_recipe(name)).key
+    except FileNotFoundError:
+        return None
+
+# %% ../nbs/10_running.ipynb #3fd07c52
 def _has_its_images(recipe, record, fingerprints):
     "Are the images of a run still those of its record? They are taken to be, where they cannot be read here. `fingerprints` remembers those already taken."
     if replay() or recipe.data.name.partition(":")[0] not in ("folder", "parquet"):
@@ -189,20 +203,6 @@ def _find(recipe, ledger, fingerprints):
     "The counted record of this recipe with its present ancestry and images."
     record = find_record(recipe, ledger)
     return record if record and _has_its_images(recipe, record, fingerprints) else None
-
-
-@cache
-def _fingerprint_of(folder, written):
-    "Of a model's folder as it was written: a table asks once, not for every run."
-    return fingerprint(load_ancestry(folder))
-
-
-def _ancestry_recipe(name):
-    "The key of the recipe that trains an ancestry, None for one that comes ready."
-    try:
-        return Recipe.load(find_recipe(name)).key
-    except FileNotFoundError:
-        return None
 
 # %% ../nbs/10_running.ipynb #052411c6
 class NotRun(FileNotFoundError):

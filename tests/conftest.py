@@ -17,6 +17,8 @@ from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 
 torch.set_num_threads(1)
 
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
 SMALL = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=4, num_classes=5)
 TINY = dict(embed_dim=32, depth=2, num_heads=4, num_classes=5)  # for timm's own names
 

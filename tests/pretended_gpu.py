@@ -10,6 +10,7 @@ from unittest import mock
 import learngene  # noqa: F401, before timm and torchvision
 
 import accelerate  # noqa: F401, everything that looks at torch.Generator when it is imported
+import pytest
 import timm  # noqa: F401
 import torch
 import torch._dynamo
@@ -100,7 +101,7 @@ def _run(op, args, kwargs):
     wanted = kwargs.get("device") and torch.device(kwargs["device"])
     moves = op in (aten._to_copy.default, aten.copy_.default)
     to_gpu = wanted == BACKEND if wanted else isinstance(args[0], Pretended) if moves or op in PLACES else bool(there)
-    _refuse(op, args, tensors, there, moves, to_gpu)
+    _refuse(op, tensors, there, moves, to_gpu)
     if op is aten.is_pinned.default:
         return True
     if op is aten._pin_memory.default:
@@ -115,7 +116,7 @@ def _run(op, args, kwargs):
     return tree_map(lambda t: there[id(t)] if id(t) in there else Pretended(t) if isinstance(t, torch.Tensor) else t, out) if to_gpu else out
 
 
-def _refuse(op, args, tensors, there, moves, to_gpu):
+def _refuse(op, tensors, there, moves, to_gpu):
     "RuntimeError where a real GPU has one."
     if op in PLACES and not to_gpu and there:
         raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
@@ -138,7 +139,6 @@ def _copies(op, args, kwargs, moves, to_gpu):
 
 
 def _wait():
-    GPU.waits += 1
     if GPU.sync_debug == "error":
         raise RuntimeError("called a synchronizing CUDA operation")
 
@@ -146,7 +146,7 @@ def _wait():
 class _GPU:
     "What a GPU remembers."
     def __init__(self):
-        self.waits, self.sync_debug, self.asked, self.generators, self.state = 0, "default", None, {}, torch.Generator().manual_seed(0)
+        self.sync_debug, self.asked, self.generators, self.state = "default", None, {}, torch.Generator().manual_seed(0)
 
     @contextlib.contextmanager
     def using(self, generator):
@@ -229,7 +229,8 @@ def pretended():
 _there = contextlib.ExitStack()
 
 
-def pytest_configure(config):
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests():  # whose marks ask for a GPU
     _there.enter_context(pretended())
 
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from conftest import ZOO, make, pictures
+from conftest import ZOO, gpu, make, pictures
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import learngene as lg
@@ -199,7 +199,7 @@ def test_many_tokens_are_worked_off_in_parts(name, monkeypatch):
         agree(lg.mean_attention_distance(model, x, renormalize=renormalize), reference(model, x, renormalize))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@gpu
 @pytest.mark.parametrize("name", ["plain", "distilled", "registers", "qk norm", "not square"])
 def test_on_a_gpu(name):
     model = make(name)

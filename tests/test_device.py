@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from _ddp_worker import RICH, recipe, vit
+from conftest import gpu
 from PIL import Image, ImageFilter
 from timm.data import auto_augment
 from timm.data.random_erasing import RandomErasing
@@ -452,9 +453,6 @@ def test_an_ancestry_is_trained_in_the_same_way(tmp_path, monkeypatch):
 
 
 # --- on a GPU alone
-
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
-
 
 @gpu
 @pytest.mark.parametrize("change", [dict(engine="device"), dict(engine="loader"), dict(engine="loader", workers=2)], ids=str)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import gpu
 
 import learngene as lg
 from _ddp_worker import vit
@@ -15,7 +16,6 @@ from learngene.refitting import refit, stream_errors
 from learngene.vit import count_flops, load_vit, save_vit
 
 HERE = Path(__file__).parent
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 there_is_none = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU here")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,7 +80,7 @@ METHODS = [
     ("from-scratch", {}), ("heuristic-learngene", BLOCKS), ("auto-learngene", BLOCKS), ("auto-learngene-cka", BLOCKS), ("slice", BLOCKS), ("weight-transformation", {}), ("minivit", {}),
     *(("pretraining-finetuning", o) for o in (dict(heads="even"), dict(heads="random"), dict(heads="kmeans"), dict(layers="last"))),
     *(("cluster-learngene", EPS | o) for o in (dict(proj="paper"), dict(proj="aligned"), dict(proj="folded", ffn="copy"), dict(cluster_by="kmeans", k=2), dict(cluster_by="complete"),
-                                         dict(signature="mean+spread"), dict(centroid="averaged", ffn_centroid="averaged"), dict(rule="stated", order="ascending"))),
+                                               dict(signature="mean+spread"), dict(centroid="averaged", ffn_centroid="averaged"), dict(rule="stated", order="ascending"))),
     *(("cluster-learngene-released", GREY | o) for o in ({}, dict(qkv="heads"), dict(pixels="normalised"), dict(ffn="transform"))),
     ("cluster-learngene+budget", EPS | dict(params=0.5)),
 ]

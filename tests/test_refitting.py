@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from conftest import gpu
 
 import learngene as lg
 from learngene import refitting as R
@@ -184,7 +185,7 @@ def test_streaming_equals_one_shot():
         assert torch.allclose(p, q, atol=1e-4) and torch.equal(q, s)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@gpu
 @pytest.mark.parametrize("how", [dict(), dict(memory_mb=0), dict(memory_mb=0.2), dict(values=2), dict(ffn_width=0.5)], ids=str)
 def test_on_a_gpu(how):
     "Streams on the GPU, in a file, and some here and some there."

@@ -81,10 +81,9 @@ def check_options(
     "ValueError that names the first option with another value, and the near one. None goes where it is the default."
     for name, known in wanted.items():
         value = getattr(method, name)
-        names = [k for k in known if isinstance(k, str)] if isinstance(known, tuple) else []
-        if isinstance(known, tuple):
-            kinds = tuple(k for k in known if isinstance(k, type))
-            fine, text = value in names or isinstance(value, kinds), f"one of {', '.join([*names, *(f'a {kind.__name__}' for kind in kinds)])}"
+        names, kinds = ([k for k in known if isinstance(k, t)] for t in (str, type)) if isinstance(known, tuple) else ([], [])
+        if names:
+            fine, text = value in names or isinstance(value, tuple(kinds)), f"one of {', '.join([*names, *(f'a {kind.__name__}' for kind in kinds)])}"
         elif isinstance(known, int):
             fine, text = isinstance(value, numbers.Integral) and value >= known, f"a whole number of at least {known}"
         else:
