@@ -33,7 +33,7 @@ ancestry: setup  ## train the digits ancestry again (eight minutes on one core) 
 	$(BIN)/learngene train digits/ancestry --again --save results/ancestry/local/vit_nano_p2_8.digits --results results/ancestry
 
 bench: setup  ## speed: training beside timm's loop, building a descendant, the density pass; tables in results/bench
-	$(BIN)/python -m learngene.bench
+	$(BIN)/python -m learngene.app.bench
 
 test: setup  ## every check: style, notebooks in step with the library, lessons, unit tests
 	$(BIN)/python -m pytest tests -q -n 2 --dist loadgroup

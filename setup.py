@@ -23,7 +23,7 @@ setup(
     license="Apache-2.0",
     url=f"https://github.com/{cfg['user']}/{cfg['repo']}",
     packages=find_packages(include=["learngene", "learngene.*"]),
-    package_data={"learngene": ["recipes/*/*.yaml", "ancestries/*/*", "report.html.jinja"]},
+    package_data={"learngene": ["recipes/*/*.yaml", "ancestries/*/*", "app/report.html.jinja"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

@@ -21,7 +21,7 @@ _API = {
     "running": ["run", "run_all"],
 }
 _HOME = {name: module for module, names in _API.items() for name in names}
-_MODULES = [*_API, "methods", "vit", "tables", "report", "queue", "cli"]
+_MODULES = [*_API, "methods", "vit", "tables", "app"]
 
 __all__ = [*_HOME, "methods"]
 

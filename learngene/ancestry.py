@@ -6,7 +6,7 @@
 __all__ = ['shipped', 'load_ancestry', 'expects']
 
 # %% ../nbs/01_ancestry.ipynb #dd32bd96
-from ._files import CONFIG, near, read_config
+from .files import CONFIG, near, read_config
 from .vit import FORMAT, build_vit, check_vit, load_vit
 
 import json

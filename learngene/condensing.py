@@ -6,8 +6,8 @@
 __all__ = ['FORMAT', 'CENTROIDS', 'SIGNATURES', 'Learngene', 'gather', 'condense']
 
 # %% ../nbs/04_condensing.ipynb #2e8f4f2f
-from ._files import load_tensors, near, save_tensors
-from .cluster import RULES, HeadCluster, _check_eps, _check_way, cluster_ffns, cluster_heads
+from .files import load_tensors, near, save_tensors
+from .cluster import RULES, HeadCluster, check_eps, check_clustering, cluster_ffns, cluster_heads
 from .density import attention_distance_signature, mean_attention_distance
 from .vit import fingerprint, vit_config
 
@@ -136,8 +136,8 @@ def condense(
     counts = vit_config(model)["heads"]  # what cannot be described is refused before anything is measured
     usual, eps = eps is None, 10 / 224 * max(model.patch_embed.img_size) if eps is None else eps
     ffn_eps = eps if ffn_eps is None else ffn_eps
-    _check_eps(eps=eps, ffn_eps=ffn_eps)
-    _check_way(cluster_by, k, min_heads, min(counts))
+    check_eps(eps=eps, ffn_eps=ffn_eps)
+    check_clustering(cluster_by, k, min_heads, min(counts))
     measure, spreads = dict(batch_size=batch_size, max_images=max_images), None
     if signature == "mean":
         distances = mean_attention_distance(model, images, **measure)

@@ -6,6 +6,7 @@
 __all__ = ['patch_distances', 'mean_attention_distance', 'attention_distance_signature', 'attention_maps', 'head_differences']
 
 # %% ../nbs/02_density.ipynb #ac3a1d4f
+from .calibration import image_batches
 from .vit import check_vit, eval_mode
 
 from contextlib import ExitStack
@@ -40,40 +41,6 @@ def _distance_sum(qkv, attn, prefix, weights, renormalize):
                 row += (A.flatten(2) @ t.flatten()).sum(0)
     return total / weights.shape[1]
 
-# %% ../nbs/02_density.ipynb #2e471c44
-def _batches(images, batch_size, model=None):
-    "Image tensors (B, C, H, W) from a tensor, a Dataset or a DataLoader; labels are dropped. ValueError for images that the model does not take."
-    for batch in _loose_batches(images, batch_size):
-        if model is not None:
-            _check_images(batch, model.patch_embed)
-        yield batch
-
-
-def _check_images(batch, embed):
-    wanted, found = (f"{c} channel{'s' * (c != 1)} of {h} x {w} pixels" for c, h, w in ((embed.proj.in_channels, *(embed.img_size or batch.shape[2:])), batch.shape[1:]))
-    if batch.shape[1] != embed.proj.in_channels or embed.strict_img_size and wanted != found:
-        advice = f" (data.image_size: {embed.img_size[0]} in a recipe, image_size={embed.img_size[0]} in a DataSpec)" if embed.img_size else ""
-        raise ValueError(f"images have {found}, the model takes {wanted}; load them at its size{advice}.")
-    if not batch.is_floating_point():
-        raise ValueError(f"images are {str(batch.dtype).removeprefix('torch.')}, wanted numbers normalised as the model wants them; see `load_data`, or timm's transforms.")
-
-
-def _loose_batches(images, batch_size):
-    if isinstance(images, torch.Tensor):
-        if images.ndim != 4:
-            raise ValueError(f"images have shape {tuple(images.shape)}, wanted (images, channels, height, width).")
-        yield from images.split(batch_size)
-        return
-    if isinstance(images, torch.utils.data.Dataset):
-        images = torch.utils.data.DataLoader(images, batch_size=batch_size, generator=torch.Generator())
-    for batch in images:
-        if isinstance(batch, dict):
-            batch = batch.get("image", batch.get("pixel_values"))
-        batch = batch[0] if isinstance(batch, (list, tuple)) else batch
-        if not isinstance(batch, torch.Tensor) or batch.ndim != 4:
-            raise ValueError("a batch holds no images; wanted a tensor (images, channels, height, width), alone, first in a tuple, or as 'image' or 'pixel_values' in a dict.")
-        yield batch
-
 # %% ../nbs/02_density.ipynb #8b33edee
 def mean_attention_distance(
     model,  # a timm VisionTransformer, on any device
@@ -104,7 +71,7 @@ def _measure(model, images, batch_size, renormalize, max_images, weigh):
     with eval_mode(model), ExitStack() as undo:
         for layer, block in enumerate(model.blocks):
             undo.callback(block.attn.qkv.register_forward_hook(listen(layer, block.attn)).remove)
-        for batch in _batches(images, batch_size, model):
+        for batch in image_batches(images, batch_size, model):
             batch = batch[: None if max_images is None else max_images - seen].to(device, non_blocking=True)
             if len(batch) == 0:
                 break

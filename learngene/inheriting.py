@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['ORDERS', 'PROJ', 'FFN', 'LAYERS', 'share_heads', 'order_clusters', 'heads_by_depth', 'LayerPlan', 'Plan', 'plan',
-           'with_heads', 'FFNTransform', 'merge', 'inherit', 'build', 'save_descendant', 'load_descendant']
+           'with_heads', 'refuse_with_budget', 'check_same_ancestry', 'class_count', 'source_layers', 'head_counts',
+           'is_classifier', 'FFNTransform', 'merge', 'StrictDict', 'inherit', 'build', 'save_descendant',
+           'load_descendant']
 
 # %% ../nbs/05_inheriting.ipynb #d54bfe74
-from ._files import near
+from .files import near
 from .vit import build_vit, check_vit, fill_vit, fingerprint, load_vit, save_vit
 
 import copy
@@ -115,25 +117,25 @@ def plan(
     order="priority",  # in which turn centroids are shared among heads: "priority", "original", "ascending" or "descending", see `order_clusters`
     budget=None,  # instead of a shape: a `Budget`, see the room on budgets (not in the paper); needs `ancestry` and `images`
     ancestry=None,  # with budget: the model that was condensed
-    images=None,  # with budget: some hundred unlabelled images
+    images=None,  # with budget: some hundred calibration images
 ) -> Plan:
     "Decide which piece of the learngene goes where, without touching weights. ValueError for a shape that cannot be made."
     if budget is not None:
         if not (depth is heads is omega is None and layers == "front"):
             raise ValueError("give a budget or a shape (depth, heads, omega, layers), not both.")
-        _given_by_budget(proj=(proj, "paper"), ffn=(ffn, "transform"), order=(order, "priority"))
+        refuse_with_budget(proj=(proj, "paper"), ffn=(ffn, "transform"), order=(order, "priority"))
         from learngene.budgeting import solve  # a later room
 
         if not hasattr(budget, "limits"):
             raise ValueError(f"budget is {budget!r}, wanted a Budget, e.g. learngene.Budget(params=0.25).")
-        _check_ancestry(learngene, ancestry)
+        check_same_ancestry(learngene, ancestry)
         return solve(learngene, budget, ancestry, images, num_classes)
     for name, value, known in [("proj", proj, PROJ), ("ffn", ffn, FFN), ("layers", layers, LAYERS)]:
         if value not in known and not (name == "layers" and isinstance(value, (list, tuple))):
             raise ValueError(f"{name} is {value!r}{near(value, known)}, wanted one of {', '.join(known)}.")
-    classes = None if num_classes is None else _class_count(num_classes)
-    sources = _sources(len(learngene.clusters), depth, layers)
-    counts = _head_counts([learngene.config["heads"][s] for s in sources], heads, omega)
+    classes = None if num_classes is None else class_count(num_classes)
+    sources = source_layers(len(learngene.clusters), depth, layers)
+    counts = head_counts([learngene.config["heads"][s] for s in sources], heads, omega)
     ffn_of = {layer: group[0] for group in learngene.ffn_groups for layer in group}
     made = []
     for source, n in zip(sources, counts):
@@ -161,20 +163,20 @@ def with_heads(
 PROJ, FFN, LAYERS = ("paper", "aligned", "folded"), ("transform", "copy"), ("front", "middle", "last", "even")
 
 
-def _given_by_budget(**options):
+def refuse_with_budget(**options):
     "ValueError for an option, (value, default), that is not at its default."
     for name, (value, default) in options.items():
         if value != default:
             raise ValueError(f"{name} is {value!r}, but it is given by the budget, leave it out.")
 
 
-def _check_ancestry(learngene, ancestry):
+def check_same_ancestry(learngene, ancestry):
     "ValueError unless `ancestry` is the model that was condensed; its classifier, and the type of its numbers, may have changed."
     known = learngene.how.get("ancestry")
     if known is None or ancestry is None:
         return
     check_vit(ancestry)
-    state = {name: t for name, t in ancestry.state_dict().items() if not _is_classifier(name)} | {name: t for name, t in learngene.tensors.items() if _is_classifier(name)}
+    state = {name: t for name, t in ancestry.state_dict().items() if not is_classifier(name)} | {name: t for name, t in learngene.tensors.items() if is_classifier(name)}
     if len({t.dtype for t in [*state.values(), *learngene.tensors.values()] if t.is_floating_point()}) == 1 and (found := fingerprint(state)) != known:
         raise ValueError(f"the ancestry is not the model that was condensed: its weights are {found}, those of the learngene's ancestry {known}; "
                          "give that model, or condense this one.")
@@ -188,14 +190,14 @@ def _whole(x):
         return None
 
 
-def _class_count(num_classes):
+def class_count(num_classes):
     n = _whole(num_classes)
     if n is None or n < 0:
         raise ValueError(f"num_classes is {num_classes!r}, wanted a whole number of at least 0, or None for the ancestry's classifier.")
     return n
 
 # %% ../nbs/05_inheriting.ipynb #a54910a6
-def _sources(L, depth, layers):
+def source_layers(L, depth, layers):
     listed = None if isinstance(layers, str) else [_whole(layer) for layer in layers]
     n = len(listed) if listed and depth is None else L if depth is None else _whole(depth)
     if n is None or not 1 <= n <= L:
@@ -210,7 +212,7 @@ def _sources(L, depth, layers):
     return list(range(first, first + n))
 
 # %% ../nbs/05_inheriting.ipynb #22f06c49
-def _head_counts(ancestry, heads, omega):
+def head_counts(ancestry, heads, omega):
     if heads is not None and omega is not None:
         raise ValueError("give heads or omega, not both.")
     if omega is not None:
@@ -237,7 +239,7 @@ def _inherited(learngene, layers, proj, num_classes):
     for name, n in sizes.items():
         layer = int(name.split(".")[1]) if name.startswith("blocks.") else None
         if layer is None:
-            total += 0 if num_classes is not None and _is_classifier(name) else n
+            total += 0 if num_classes is not None and is_classifier(name) else n
         elif ".mlp." in name:
             full, kept = learngene.config["ffn_width"][layer], max((p.ffn_width or learngene.config["ffn_width"][layer] for p in layers if p.ffn == layer), default=0)
             total += (n if name.endswith("fc2.bias") else n * kept // full) * (layer in ffns)
@@ -251,7 +253,7 @@ def _inherited(learngene, layers, proj, num_classes):
     return total
 
 
-def _is_classifier(name):
+def is_classifier(name):
     return name.startswith(("head.", "head_dist."))
 
 # %% ../nbs/05_inheriting.ipynb #7e2fa36b
@@ -337,7 +339,7 @@ def merge(
     return model
 
 # %% ../nbs/05_inheriting.ipynb #c8ebad13
-class _Once(dict):
+class StrictDict(dict):
     "A dict that refuses to write a key twice."
     def __setitem__(self, name, value):
         if name in self:
@@ -364,7 +366,7 @@ def inherit(
     proj="paper",  # output projection: "paper", "aligned" or "folded"
     ffn="transform",  # FFNs that come from one centroid: "transform" learns to tell them apart, "copy" makes them independent at once
     layers="front",  # which ancestry layers: "front", "middle" or "last" ones, "even"ly spaced ones, or a list of them
-    refit=None,  # unlabelled images: solve the output matrices for the kept heads, see the room on refitting (not in the paper); needs `ancestry`
+    refit=None,  # calibration images: solve the output matrices for the kept heads, see the room on refitting (not in the paper); needs `ancestry`
     ffn_width=None,  # with refit: hidden neurons to keep in each FFN, a number, a share, or a list
     budget=None,  # with refit, instead of a shape: a `Budget`, see the room on budgets (not in the paper)
     ancestry=None,  # with refit: the model that was condensed
@@ -372,11 +374,11 @@ def inherit(
 ):  # a timm VisionTransformer in eval mode; with shared FFNs and ffn="transform", call `merge` after training (`fit` does)
     "Make a descendant: a timm VisionTransformer of the wanted shape, started from a learngene (section 3.2). ValueError as `plan`; with refit also for another ancestry."
     if (ffn_width is not None or budget is not None or refit is not None) and (refit is None or ancestry is None):
-        raise ValueError("refit, ffn_width and budget need both `refit=` (unlabelled images) and `ancestry=` (the model that was condensed).")
+        raise ValueError("refit, ffn_width and budget need both `refit=` (calibration images) and `ancestry=` (the model that was condensed).")
     if budget is not None:
-        _given_by_budget(ffn_width=(ffn_width, None))
+        refuse_with_budget(ffn_width=(ffn_width, None))
     elif refit is not None:
-        _check_ancestry(learngene, ancestry)
+        check_same_ancestry(learngene, ancestry)
     made = plan(learngene, depth, heads, omega, num_classes, proj, ffn, layers, order, budget, ancestry, refit)
     if refit is None:
         return build(learngene, made)
@@ -405,9 +407,9 @@ def build(
 # %% ../nbs/05_inheriting.ipynb #6c884fac
 def _weights(learngene, plan, model):
     "Every tensor of the descendant, by name."
-    out, tensors = _Once(), learngene.tensors
+    out, tensors = StrictDict(), learngene.tensors
     for name, t in tensors.items():
-        if not name.startswith("blocks.") and not (plan.num_classes is not None and _is_classifier(name)):
+        if not name.startswith("blocks.") and not (plan.num_classes is not None and is_classifier(name)):
             out[name] = t
     for i, p in enumerate(plan.layers):
         for name, t in tensors.items():
@@ -426,7 +428,7 @@ def _weights(learngene, plan, model):
     if plan.num_classes is not None:
         like = next(iter(tensors.values()))  # of the ancestry's device and type
         for name, t in model.state_dict().items():
-            if _is_classifier(name):
+            if is_classifier(name):
                 out[name] = (torch.zeros(t.shape) if t.ndim == 1 else trunc_normal_(torch.empty(t.shape), std=0.02)).to(like)
     return {name: t.clone() for name, t in out.items()}  # copies are independent parameters
 

@@ -63,7 +63,7 @@ def cut_off_fit(folder):
     r, step, seen = recipe(**JOBS["rich"]), T._step, []
     data = lg.load_data(r.data, r.augment)
     try:
-        T.fit(vit(), data, r, folder, on_epoch=False, cadence=T.Cadence(until=0.0))
+        T.fit(vit(), data, r, folder, on_epoch=False, policy=T.CheckpointPolicy(until=0.0))
     except T.Paused as e:
         seen.append(str(e))
 
@@ -74,7 +74,7 @@ def cut_off_fit(folder):
         return step(*rest)
     try:
         T._step = third
-        T.fit(vit(1), data, r, folder, on_epoch=False, cadence=T.Cadence(steps=1))
+        T.fit(vit(1), data, r, folder, on_epoch=False, policy=T.CheckpointPolicy(steps=1))
     except KeyboardInterrupt:
         T._step = step
     model = vit(2)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from learngene import bench
+from learngene.app import bench
 
 TINY = dict(img_size=64, patch_size=16, num_classes=100, embed_dim=16, depth=2, num_heads=2)
 
@@ -52,7 +52,7 @@ def test_a_process_of_its_own():
 
 
 def test_tables_say_where(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench._files, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(bench.files, "project_root", lambda: tmp_path)
     path = bench.write("training", [dict(a=1)], "cpu", 2)
     assert path.name.startswith("training-cpu-2-threads-torch2.") and path.parent == tmp_path / "results" / "bench"
     (row,) = csv.DictReader(path.open())

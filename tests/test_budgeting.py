@@ -10,7 +10,7 @@ from conftest import make, pictures
 
 import learngene as lg
 from learngene import budgeting, inheriting
-from learngene.budgeting import Budget, _by_width, _explained, _Path, _Spread, measure, prices
+from learngene.budgeting import Budget, _by_width, _explained, ShrinkPath, _Spread, measure, prices
 from learngene.methods import Shape, get
 from learngene.refitting import refit
 from learngene.vit import count_flops, count_params, vit_config
@@ -152,7 +152,7 @@ def test_widths_by_brute_force():
 
 def test_path_only_shrinks(made):
     ancestry, images, learngene = made
-    path = _Path(learngene.config, prices(learngene, ancestry, images), Budget(params=0.5))
+    path = ShrinkPath(learngene.config, prices(learngene, ancestry, images), Budget(params=0.5))
     sizes = [path.costs(s)["params"] for s in path.states]
     assert all(a > b for a, b in zip(sizes, sizes[1:]))
     last = path.states[-1]
@@ -226,5 +226,5 @@ def test_another_ancestry_of_the_same_shape_is_refused(made):
     same = copy.deepcopy(ancestry)
     same.reset_classifier(7)  # an ancestry with another classifier has the same stream
     lg.inherit(learngene, depth=1, refit=images, ancestry=same)
-    inheriting._check_ancestry(learngene, copy.deepcopy(ancestry).double())  # another type has other bytes
-    inheriting._check_ancestry(dataclasses.replace(learngene, how={}), other)  # nothing is known of where it comes from
+    inheriting.check_same_ancestry(learngene, copy.deepcopy(ancestry).double())  # another type has other bytes
+    inheriting.check_same_ancestry(dataclasses.replace(learngene, how={}), other)  # nothing is known of where it comes from

@@ -10,7 +10,7 @@ import pytest
 from _ddp_worker import recipe, saved_vit
 
 import learngene as lg
-from learngene import cli
+from learngene.app import cli
 
 nbformat = pytest.importorskip("nbformat", reason="the notebook tools are not installed")
 ROOT = Path(__file__).parents[1]
@@ -374,7 +374,7 @@ def test_other_errors_in_one_line(monkeypatch, capsys, error, says):
 
 
 def test_a_reader_that_has_seen_enough():
-    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read(); from learngene import cli; cli.main(['list'])"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read(); from learngene.app import cli; cli.main(['list'])"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     child.stdout.close()
     child.stdin.close()
     assert child.stderr.read() == "" and child.wait() == 0

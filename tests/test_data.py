@@ -785,7 +785,7 @@ def test_what_cannot_be_packed(many, tmp_path):
 
 
 def test_pack_on_the_command_line(many, tmp_path, capsys, monkeypatch):
-    from learngene import cli
+    from learngene.app import cli
 
     monkeypatch.chdir(tmp_path)
     cli.main(["data", "pack", "parquet:other", "--path", str(many), "--max-mb", "0.05"])

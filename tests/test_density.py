@@ -163,7 +163,7 @@ def test_a_batch_without_images_is_named():
 @pytest.mark.parametrize("change, says", [
     (lambda x: x[:, :1], "images have 1 channel of 32 x 32 pixels, the model takes 3 channels of 32 x 32"),
     (lambda x: x[..., :8], "3 channels of 32 x 8 pixels, the model takes 3 channels of 32 x 32 pixels; load them at its size (data.image_size: 32 in a recipe"),
-    (lambda x: (x * 10).byte(), "images are uint8, wanted numbers normalised"),
+    (lambda x: (x * 10).byte(), "images are uint8, wanted floats normalised"),
 ])
 def test_images_that_the_model_does_not_take(change, says):
     model = make("plain")

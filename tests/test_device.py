@@ -20,9 +20,9 @@ from torch import nn
 from learngene import device as D
 from learngene import train as T
 from learngene.data import ImageDataset, Images, eval_transform, train_transform
-from learngene.device import Augment, DeviceBatches, DeviceImages, Dice, choose_engine
+from learngene.device import Augment, DeviceBatches, DeviceImages, StepRNG, choose_engine
 from learngene.recipe import AugmentSpec
-from learngene.train import EpochBatches, arithmetic, evaluate, fit
+from learngene.train import EpochBatches, matmul_precision, evaluate, fit
 
 CPU = torch.device("cpu")
 OFF = dict(crop="none", hflip=0, rand_augment=None, erasing=0)
@@ -74,7 +74,7 @@ def test_without_randomness_a_batch_is_the_loaders_bit_for_bit(sizes, mode):
     for t in (eval_transform(16, mean, std), eval_transform(16, mean, std, 0.8), transform(channels=channels), train_transform(AugmentSpec(**OFF | dict(crop="pad", pad=0)), 16, mean, std)):
         dataset = part(t, sizes if t.transforms[1].__class__.__name__ == "CenterCrop" else [(16, 16)] * 5, mode)
         there = DeviceImages(dataset, CPU)
-        x, y = there.batch(range(len(dataset)), Dice(0, 1, 0))
+        x, y = there.batch(range(len(dataset)), StepRNG(0, 1, 0))
         assert torch.equal(x, stacked(dataset)) and y.tolist() == dataset.labels.tolist() and y.dtype == torch.int64
         assert len(there) == len(dataset) and there.labels is not None
 
@@ -91,14 +91,14 @@ def test_random_crops_are_drawn_as_timms(size):
     random.seed(0)
     scale, ratio, image = (0.08, 1.0), (3 / 4, 4 / 3), Image.new("L", (w, h))
     theirs = torch.tensor([RandomResizedCropAndInterpolation.get_params(image, scale, ratio) for _ in range(n)]).float()
-    ours = D._resized_boxes(Dice(0, 0, 0).draw(n, 22), torch.full((n,), float(h)), torch.full((n,), float(w)), scale, ratio)
+    ours = D._resized_boxes(StepRNG(0, 0, 0).draw(n, 22), torch.full((n,), float(h)), torch.full((n,), float(w)), scale, ratio)
     assert torch.equal(ours, ours.round()) and (ours >= 0).all() and (ours[:, 0] + ours[:, 2] <= h).all() and (ours[:, 1] + ours[:, 3] <= w).all()
     assert torch.allclose(ours.mean(0), theirs.mean(0), atol=0.08 * max(size) ** 0.5 + 0.5) and torch.allclose(ours.std(0), theirs.std(0), rtol=0.06, atol=0.5)
 
 
 def test_padded_crops_move_the_image_by_each_step_equally():
     dataset = part(transform(crop="pad", pad=2), [(16, 16)])
-    x, _ = DeviceImages(dataset, CPU).batch([0] * 2000, Dice(0, 1, 0))
+    x, _ = DeviceImages(dataset, CPU).batch([0] * 2000, StepRNG(0, 1, 0))
     still, black = (np.asarray(dataset.images[0]) / 255 - 0.5) / 0.25, -2.0
     moves = {}
     for image in x:
@@ -109,7 +109,7 @@ def test_padded_crops_move_the_image_by_each_step_equally():
 
 def test_half_of_the_images_are_mirrored():
     dataset = part(transform(hflip=0.5), [(16, 16)])
-    x, _ = DeviceImages(dataset, CPU).batch([0] * 1000, Dice(0, 1, 0))
+    x, _ = DeviceImages(dataset, CPU).batch([0] * 1000, StepRNG(0, 1, 0))
     plain = part(transform(), [(16, 16)])[0][0]
     same, mirrored = (torch.tensor([torch.equal(image, p) for image in x]) for p in (plain, plain.flip(2)))
     assert (same ^ mirrored).all() and same.float().mean() == pytest.approx(0.5, abs=0.06)
@@ -119,7 +119,7 @@ def test_large_photographs_move_in_smaller():
     there = DeviceImages(part(transform(crop="resized"), [(200, 100), (30, 40)]), CPU)
     assert there.sizes.tolist() == [[64, 32], [30, 40]] and there.pixels.shape == (2, 64, 40, 3)
     assert (there.pixels[0, :, 32:] == 0).all() and (there.pixels[1, 30:] == 0).all()
-    x, _ = there.batch([0, 1], Dice(0, 1, 0))
+    x, _ = there.batch([0, 1], StepRNG(0, 1, 0))
     assert x.shape == (2, 3, 16, 16) and x.isfinite().all()
 
 
@@ -127,7 +127,7 @@ def test_the_corner_around_a_small_image_is_never_seen():
     "White images in a larger black tensor: random crops of them are white."
     images = Images([np.full((20 + i, 50 - i, 3), 255, np.uint8) for i in range(20)], np.zeros(20, int), ["a"], "", list(range(20)))
     there = DeviceImages(ImageDataset(images, np.arange(20), transform(crop="resized")), CPU)
-    assert all((there.batch(range(20), Dice(0, 1, step))[0] == 2).all() for step in range(20))
+    assert all((there.batch(range(20), StepRNG(0, 1, step))[0] == 2).all() for step in range(20))
 
 
 # --- RandAugment
@@ -167,7 +167,7 @@ def test_how_often_randaugment_acts():
     "Two layers, each left out half of the time; an operation may also change nothing."
     colours, n = Augment(transform(rand_augment="rand-m9-mstd0.5-inc1")).colours, 3000
     x = torch.from_numpy(np.array(picture(12, 12))).permute(2, 0, 1).expand(n, -1, -1, -1)
-    untouched = (D._recoloured(x, colours, Dice(0, 1, 0)) == x).all(-1).all(-1).all(-1).float().mean().item()
+    untouched = (D._recoloured(x, colours, StepRNG(0, 1, 0)) == x).all(-1).all(-1).all(-1).float().mean().item()
     assert 0.22 < untouched < 0.33
 
 
@@ -185,7 +185,7 @@ def test_each_operation_is_drawn_equally_often_and_its_images_return_to_their_pl
     monkeypatch.setattr(D, "_operation", marker)
     n = 6000
     x = (torch.arange(n) % 16 * 15).byte().view(n, 1, 1, 1)
-    out = D._recoloured(x, colours, Dice(3, 1, 0))
+    out = D._recoloured(x, colours, StepRNG(3, 1, 0))
     added = (out - x).flatten()
     assert sum(seen.values()) == n and len(seen) == 15 and min(seen.values()) > 300 and max(seen.values()) < 500
     assert added.bincount(minlength=16)[1:].tolist() == [seen[op.name] for op in colours.ops]
@@ -198,7 +198,7 @@ def test_strengths_are_spread_as_timms(text, monkeypatch):
     monkeypatch.setattr(D, "_LEVELS", {name: lambda m, s: seen.append(m) or 0 * m for name in D._LEVELS})
     for op in colours.ops:
         op.prob = 1.0
-    D._recoloured(torch.zeros(n, 3, 2, 2, dtype=torch.uint8), colours, Dice(0, 1, 0))
+    D._recoloured(torch.zeros(n, 3, 2, 2, dtype=torch.uint8), colours, StepRNG(0, 1, 0))
     op, theirs = next(o for o in colours.ops if o.name.startswith("Solarize")), []
     op.level_fn, op.aug_fn = lambda level, hparams: theirs.append(level) or (), lambda image, *args, **kw: image
     random.seed(0)
@@ -232,7 +232,7 @@ def test_erasing_is_timms_on_average(size):
     n, random_erasing = 3000, RandomErasing(0.25, mode="pixel", device="cpu")
     random.seed(0)
     theirs = torch.stack([(random_erasing(torch.zeros(1, *size)) != 0).float().mean() for _ in range(n)])
-    x = D._erased(torch.zeros(n, 1, *size), random_erasing, Dice(0, 1, 0))
+    x = D._erased(torch.zeros(n, 1, *size), random_erasing, StepRNG(0, 1, 0))
     ours = (x != 0).float().mean((1, 2, 3))
     assert (ours > 0).float().mean().item() == pytest.approx(0.25, abs=0.03) and ours.mean().item() == pytest.approx(theirs.mean().item(), abs=0.006)
     noise = x[x != 0]
@@ -251,22 +251,22 @@ def all_on(channels=3):
 
 def test_the_same_numbers_give_the_same_batch_and_others_another():
     there = DeviceImages(part(all_on(), [(24, 24)] * 12), CPU)
-    x, again, *others = (there.batch(range(12), Dice(*seeds))[0] for seeds in ((1, 2, 3), (1, 2, 3), (1, 2, 4), (2, 2, 3), (1, 3, 3)))
+    x, again, *others = (there.batch(range(12), StepRNG(*seeds))[0] for seeds in ((1, 2, 3), (1, 2, 3), (1, 2, 4), (2, 2, 3), (1, 3, 3)))
     assert torch.equal(x, again) and not any(torch.equal(x, other) for other in others) and x.isfinite().all() and x.dtype == torch.float32
 
 
 def test_images_of_a_batch_do_not_touch_each_other():
     "Another image in one place changes that place alone; and one image twelve times is twelve images."
     there = DeviceImages(part(all_on(), [(24, 24)] * 12), CPU)
-    x, changed = (there.batch(index, Dice(0, 1, 0))[0] for index in (list(range(11)) + [0], list(range(11)) + [5]))
+    x, changed = (there.batch(index, StepRNG(0, 1, 0))[0] for index in (list(range(11)) + [0], list(range(11)) + [5]))
     assert torch.equal(x[:11], changed[:11]) and not torch.equal(x[11], changed[11])
-    copies = there.batch([0] * 12, Dice(0, 1, 0))[0]
+    copies = there.batch([0] * 12, StepRNG(0, 1, 0))[0]
     assert len({c.numpy().tobytes() for c in copies}) == 12
     assert (there.pixels[0] == torch.from_numpy(np.array(picture(24, 24)))).all(), "what is kept stays as it is"
 
 
 def test_processes_share_the_numbers_of_a_batch():
-    one, parts = Dice(5, 1, 0), [Dice(5, 1, 0, rank, 3) for rank in range(3)]
+    one, parts = StepRNG(5, 1, 0), [StepRNG(5, 1, 0, rank, 3) for rank in range(3)]
     assert torch.equal(one.draw(12, 7), torch.cat([d.draw(4, 7) for d in parts])) and torch.equal(one.draw(12, 2), torch.cat([d.draw(4, 2) for d in parts]))
     noise = [d.noise(torch.zeros(4)) for d in parts]
     assert not torch.equal(noise[0], noise[1])
@@ -327,7 +327,7 @@ def test_batches_made_ahead_are_handed_over_in_turn(monkeypatch):
 
 def test_callers_random_generators_are_not_drawn_from():
     there, before = DeviceImages(part(all_on(), [(24, 24)] * 4), CPU), (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
-    there.batch(range(4), Dice(0, 1, 0))
+    there.batch(range(4), StepRNG(0, 1, 0))
     assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
 
@@ -414,10 +414,10 @@ def test_cut_off_at_any_step(uninterrupted, tmp_path, monkeypatch, kills):
         with monkeypatch.context() as m:
             m.setattr(T, "_step", strike)
             with pytest.raises(KeyboardInterrupt):
-                train(r, vit(kill if done_steps else 0), tmp_path, cadence=T.Cadence(steps=1))
+                train(r, vit(kill if done_steps else 0), tmp_path, policy=T.CheckpointPolicy(steps=1))
         done_steps[:] = [1] * kill
         torch.randn(kill), np.random.rand(kill), random.random()
-    model, done = train(r, vit(9), tmp_path, engine="auto", cadence=T.Cadence(steps=1))
+    model, done = train(r, vit(9), tmp_path, engine="auto", policy=T.CheckpointPolicy(steps=1))
     assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history and done.images == uninterrupted[1].images
     assert done.resumed_at == pytest.approx(kills[-1] / 4) and done.engine == "device"
 
@@ -471,7 +471,7 @@ def test_cut_off_on_a_gpu_in_bf16(tmp_path, monkeypatch, change):
     monkeypatch.setattr(T, "_step", strike)
     while True:
         try:
-            model, b = train(r, vit(calls), tmp_path, cadence=T.Cadence(steps=1), **how)
+            model, b = train(r, vit(calls), tmp_path, policy=T.CheckpointPolicy(steps=1), **how)
             break
         except KeyboardInterrupt:
             calls, left[0] = calls + 1, 3
@@ -508,7 +508,7 @@ def test_no_step_waits_for_the_gpu(monkeypatch):
 def test_a_gpu_makes_the_same_batches(crop):
     "But for rounding, and for erasing's noise."
     dataset = part(transform(crop=crop, hflip=0.5, rand_augment="rand-m9-mstd0.5-inc1"), [(16, 16)] * 64)
-    (a, y), (b, z) = (DeviceImages(dataset, device).batch(range(64), Dice(0, 1, 0, device=device)) for device in ("cpu", "cuda"))
+    (a, y), (b, z) = (DeviceImages(dataset, device).batch(range(64), StepRNG(0, 1, 0, device=device)) for device in ("cpu", "cuda"))
     apart = ((a - b.cpu()).abs() * 0.25 * 255).round()
     assert torch.equal(y, z.cpu()) and (apart > 1).float().mean() < 0.01
     plain = part(eval_transform(16, (0.48, 0.45, 0.41), (0.23, 0.22, 0.21)), [(16, 16)] * 5)
@@ -544,7 +544,7 @@ def test_settings_come_back_after_an_error(monkeypatch):
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         before = settings()
-        with pytest.raises(ZeroDivisionError), arithmetic(CPU, True):
+        with pytest.raises(ZeroDivisionError), matmul_precision(CPU, True):
             assert settings()[1:3] == (True, False) and settings()[-1] == ":16:8"
             raise ZeroDivisionError
         assert settings() == before
@@ -566,9 +566,9 @@ def test_what_cublas_wants_is_said_before_its_first_product():
 
 def test_matrices_on_a_gpu_use_its_tensor_cores():
     before = settings()
-    with arithmetic(torch.device("cuda")):
+    with matmul_precision(torch.device("cuda")):
         assert torch.get_float32_matmul_precision() == "high"
-    with arithmetic(CPU):
+    with matmul_precision(CPU):
         assert settings() == before
     assert settings() == before
 

@@ -1,4 +1,4 @@
-"The ledger: which code, which shelf, whole files or none."
+"The ledger: which code, which store, whole files or none."
 import json
 import os
 import shutil
@@ -12,7 +12,7 @@ import learngene as lg
 import pytest
 
 from learngene import ledger as L
-from learngene._files import atomic_folder, write_atomic
+from learngene.files import atomic_folder, write_atomic
 from learngene.ledger import Ledger, commit, file_name, read_record
 
 ROOT = Path(__file__).parents[1]
@@ -125,7 +125,7 @@ def test_versions_are_those_in_use():
     assert {"accelerate", "numpy", "torchvision"} <= set(v)
 
 
-# --- shelves
+# --- stores
 
 def test_shelves(tmp_path):
     ledger = Ledger(tmp_path)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from learngene.cli import notebooks, parameters_of, run_notebook
-from learngene.queue import sweeps_of
+from learngene.app.cli import notebooks, parameters_of, run_notebook
+from learngene.app.queue import sweeps_of
 from learngene.recipe import Sweep
 
 nbformat = pytest.importorskip("nbformat", reason="the notebook tools are not installed")

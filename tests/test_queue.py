@@ -13,7 +13,8 @@ import pytest
 import yaml
 from _ddp_worker import PLAIN, VIT
 
-from learngene import cli, queue, running, train
+from learngene.app import cli, queue
+from learngene import running, train
 from learngene import recipe as recipes
 from learngene.ledger import Ledger, source_digest
 
@@ -35,7 +36,7 @@ def write_profile(folder):
 def mini(tmp_path, monkeypatch, one_thread):
     "A profile with an ancestry, a table and a figure, a cache of its own, and a tree that counts as clean."
     write_profile(tmp_path / "recipes" / "mini")
-    monkeypatch.setattr(recipes, "_own", lambda: tmp_path / "recipes")
+    monkeypatch.setattr(recipes, "recipes_folder", lambda: tmp_path / "recipes")
     monkeypatch.setenv("LEARNGENE_HOME", str(tmp_path / "home"))
     for module in (running, queue):
         monkeypatch.setattr(module, "code_version", lambda: dict(CLEAN))
@@ -46,9 +47,9 @@ NO_END = 1e12
 
 
 def work(folder, until=NO_END, **kw):
-    jobs, _ = queue.plan("mini", TABLES)
+    jobs, _ = queue.plan_jobs("mini", TABLES)
     said = []
-    left = queue.work(jobs, Ledger(folder / "mini"), folder / "mini" / "local", until, say=said.append, **kw)
+    left = queue.work(jobs, Ledger(folder / "mini"), folder / "mini" / "local", until, log=said.append, **kw)
     return left, said
 
 
@@ -63,7 +64,7 @@ def weights(folder):
 # --- order
 
 def test_order_of_value():
-    jobs, lines = queue.plan("mini", TABLES)
+    jobs, lines = queue.plan_jobs("mini", TABLES)
     assert [str(job) for job in jobs] == [
         "ancestry: name teacher, seed 0",
         "table2: method scratch, seed 3", "table2: method first, seed 3", "figure5: method deep, seed 3",
@@ -73,13 +74,13 @@ def test_order_of_value():
 
 
 def test_one_table_brings_the_ancestry_it_names():
-    jobs, _ = queue.plan("mini", dict(table2=["table2"]), whole=False)
+    jobs, _ = queue.plan_jobs("mini", dict(table2=["table2"]), whole=False)
     assert [job.table for job in jobs] == ["ancestry"] + ["table2"] * 4
 
 
 def test_what_has_no_named_value_comes_last_and_narrow_ancestries_first(tmp_path):
     (tmp_path / "recipes/mini/a_wide.yaml").write_text(yaml.safe_dump(TEACHER | dict(name="wide", model=VIT | dict(embed_dim=64))))
-    jobs, _ = queue.plan("mini", dict(another=["figure5"], table2=["table2"]))
+    jobs, _ = queue.plan_jobs("mini", dict(another=["figure5"], table2=["table2"]))
     assert list(dict.fromkeys(job.table for job in jobs)) == ["ancestry", "table2", "another"]
     assert [job.labels["name"] for job in jobs if job.table == "ancestry"] == ["teacher", "wide"]
 
@@ -87,20 +88,20 @@ def test_what_has_no_named_value_comes_last_and_narrow_ancestries_first(tmp_path
 def test_an_ancestrys_own_ancestry_is_first(tmp_path):
     (tmp_path / "recipes/mini/child.yaml").write_text(yaml.safe_dump(BASE | dict(name="child", method=dict(name="pretraining-finetuning"))))
     (tmp_path / "recipes/mini/table2.yaml").write_text(yaml.safe_dump(TABLE | dict(base=BASE | dict(ancestry="mini/child"))))
-    jobs, _ = queue.plan("mini", dict(table2=["table2"]), whole=False)
+    jobs, _ = queue.plan_jobs("mini", dict(table2=["table2"]), whole=False)
     assert [str(j) for j in jobs[:2]] == ["ancestry: name teacher, seed 0", "ancestry: name child, seed 0"]
     assert queue._chained(jobs[:2]) and not queue._chained(jobs[:1])
 
 
 def test_shipped_ancestries_are_not_trained_again():
-    jobs, _ = queue.plan("digits", {})
+    jobs, _ = queue.plan_jobs("digits", {})
     assert jobs == []
 
 
 def test_every_profile_has_a_plan(monkeypatch):
     monkeypatch.undo()
     for profile in recipes.profiles():
-        jobs, lines = queue.plan(profile, {n: [v for k, v in cli.parameters_of(p).items() if k.startswith("sweep")] for n, p in cli.notebooks().items()})
+        jobs, lines = queue.plan_jobs(profile, {n: [v for k, v in cli.parameters_of(p).items() if k.startswith("sweep")] for n, p in cli.notebooks().items()})
         assert lines and (jobs or profile == "none")
         if profile == "small":
             assert [job.labels["name"] for job in jobs if job.table == "ancestry"] == ["vit_tiny_p8_64.tin100", "vit_small_p8_64.tin100"], "the one that is done first"
@@ -155,9 +156,9 @@ def test_a_failing_run_does_not_stop_the_others_but_its_descendants(tmp_path):
     table.write_text(yaml.safe_dump(TABLE | dict(base=BASE | dict(ancestry="vit_nano_p2_8.digits"))))
     teacher.write_text(yaml.safe_dump(TEACHER | dict(train=TEACHER["train"] | dict(lr=1e30, warmup_epochs=0))))
     said = []
-    jobs, _ = queue.plan("mini", TABLES)
+    jobs, _ = queue.plan_jobs("mini", TABLES)
     with pytest.raises(RuntimeError, match="1 runs failed, the first: ancestry: name teacher"):
-        queue.work(jobs, Ledger(tmp_path / "out/mini"), tmp_path / "out/mini/local", NO_END, say=said.append)
+        queue.work(jobs, Ledger(tmp_path / "out/mini"), tmp_path / "out/mini/local", NO_END, log=said.append)
     assert sum("of test images" in line for line in said) == 4 and sum("lower train.lr" in line for line in said) == 1
 
 
@@ -189,7 +190,7 @@ def test_ways_to_run_reach_every_run(tmp_path, monkeypatch):
 # --- forecasts
 
 def forecast(folder, workers=1):
-    jobs, _ = queue.plan("mini", TABLES)
+    jobs, _ = queue.plan_jobs("mini", TABLES)
     book = Ledger(folder / "mini")
     return queue.forecast(jobs, book, [book], folder / "mini/local", workers)
 
@@ -219,7 +220,7 @@ def test_forecast(tmp_path):
     images = len(lg.load_data(recipes.DataSpec(fraction=0.12)).train) // 32 * 32
     (line,) = [x for x in forecast(out) if "would run  " in x]
     assert "table2: method first, seed 4" in line and f"{2 * images / 2:.0f} s" in line, "by the speed of the same architecture"
-    begun = out / "mini/local/checkpoints" / f"{next(j for j in queue.plan('mini', TABLES)[0] if str(j) == 'table2: method first, seed 4').recipe.key}-x"
+    begun = out / "mini/local/checkpoints" / f"{next(j for j in queue.plan_jobs('mini', TABLES)[0] if str(j) == 'table2: method first, seed 4').recipe.key}-x"
     begun.mkdir(parents=True)
     (begun / "epoch-00001.pt").touch()
     assert "50% done" in [x for x in forecast(out) if "would run  " in x][0]
@@ -298,13 +299,13 @@ def test_what_a_copy_made_counts_in_a_clean_checkout_of_the_same_code(copy, tmp_
     for record in records(tmp_path / "here").values():
         assert record["run_info"]["code"] == CLEAN | dict(source="copy")
     assert work(tmp_path / "here") == (0, ["0 of 7 runs are left", "nothing is left"])
-    assert "9 already here" in queue.merge(folder / "results", tmp_path / "here"), "seven records, the ancestry, and its ledger"
+    assert "9 already here" in queue.merge_results(folder / "results", tmp_path / "here"), "seven records, the ancestry, and its ledger"
 
 
 def test_what_other_code_made_does_not_count(copy, tmp_path, monkeypatch):
     folder, _ = copy
     monkeypatch.setattr(queue, "source_digest", lambda: "other")
-    assert "7 uncounted records" in queue.merge(folder / "results", tmp_path / "here")
+    assert "7 uncounted records" in queue.merge_results(folder / "results", tmp_path / "here")
     assert records(tmp_path / "here") == {} and len(list((tmp_path / "here/mini/local/dirty").glob("*.json"))) == 7
 
 
@@ -328,9 +329,9 @@ def elsewhere(tmp_path, begun):
 
 
 def begin(out):
-    jobs, _ = queue.plan("mini", TABLES)
+    jobs, _ = queue.plan_jobs("mini", TABLES)
     book, home = Ledger(out / "mini"), out / "mini/local"
-    queue.work(jobs[:3], book, home, NO_END, say=lambda line: None)
+    queue.work(jobs[:3], book, home, NO_END, log=lambda line: None)
     step, seen = train._step, []
 
     def second(*rest):
@@ -339,17 +340,17 @@ def begin(out):
     with pytest.MonkeyPatch.context() as m:
         m.setattr(train, "_step", second)
         with pytest.raises(ZeroDivisionError):
-            running.run(jobs[3].recipe, book, on_epoch=False, home=home, cadence=train.Cadence(steps=1))
+            running.run(jobs[3].recipe, book, on_epoch=False, home=home, policy=train.CheckpointPolicy(steps=1))
 
 
 @pytest.mark.parametrize("part, profile", [("", None), ("mini", None), ("mini/local", None), ("mini/local", "mini")])
 def test_merge_and_go_on(elsewhere, tmp_path, part, profile):
     here = tmp_path / "here"
     next((elsewhere / "mini" / "local").glob("*.json")).with_suffix(".safetensors").write_bytes(b"what was looked at")
-    line = queue.merge(elsewhere / part, here, profile)
+    line = queue.merge_results(elsewhere / part, here, profile)
     assert "3 records" in line and "1 ancestry," in line and "1 checkpoint" in line and "\n" not in line
     assert files(here) == files(elsewhere)
-    again = queue.merge(elsewhere, here)
+    again = queue.merge_results(elsewhere, here)
     assert "5 already here" in again and files(here) == files(elsewhere)
     if part:
         return
@@ -357,20 +358,20 @@ def test_merge_and_go_on(elsewhere, tmp_path, part, profile):
     assert left == 0 and said[0] == "4 of 7 runs are left"
     assert [r["run_info"]["resumed_at"] for r in records(here).values()].count(0.25) == 1
     before = files(here)
-    assert "checkpoint" not in queue.merge(elsewhere, here) and files(here) == before, "a checkpoint of a finished run is of no use"
+    assert "checkpoint" not in queue.merge_results(elsewhere, here) and files(here) == before, "a checkpoint of a finished run is of no use"
 
 
-@pytest.mark.parametrize("shelf", ["local", "records"])
-def test_another_record_of_the_same_run_is_refused(elsewhere, tmp_path, shelf):
+@pytest.mark.parametrize("store", ["local", "records"])
+def test_another_record_of_the_same_run_is_refused(elsewhere, tmp_path, store):
     here = tmp_path / "here"
     (path, *_) = sorted((elsewhere / "mini/local").glob("table2-scratch*.json"))
     other = json.loads(path.read_text())
     other["train_info"]["test_accuracy"] = 1.0
-    (here / "mini" / shelf).mkdir(parents=True)
-    (here / "mini" / shelf / path.name).write_text(json.dumps(other))
+    (here / "mini" / store).mkdir(parents=True)
+    (here / "mini" / store / path.name).write_text(json.dumps(other))
     before = files(here)
     with pytest.raises(ValueError, match="different records of the same run; keep one of them.*Nothing was merged"):
-        queue.merge(elsewhere, here)
+        queue.merge_results(elsewhere, here)
     assert files(here) == before
 
 
@@ -378,7 +379,7 @@ def test_a_damaged_record_merges_nothing(elsewhere, tmp_path):
     (path, *_) = sorted((elsewhere / "mini/local").glob("*.json"), reverse=True)
     path.write_text(path.read_text()[:200])
     with pytest.raises(ValueError, match="truncated"):
-        queue.merge(elsewhere, tmp_path / "here")
+        queue.merge_results(elsewhere, tmp_path / "here")
     assert not (tmp_path / "here").exists()
 
 
@@ -395,31 +396,31 @@ def test_several_profiles_are_merged_all_or_none(tmp_path):
     whole = damaged.read_text()
     damaged.write_text(whole[:40])
     with pytest.raises(ValueError, match="truncated"):
-        queue.merge(tmp_path / "out", tmp_path / "here")
+        queue.merge_results(tmp_path / "out", tmp_path / "here")
     assert not (tmp_path / "here").exists()
     damaged.write_text(whole)
-    queue.merge(tmp_path / "out", tmp_path / "here")
+    queue.merge_results(tmp_path / "out", tmp_path / "here")
     assert sorted(files(tmp_path / "here")) == ["a/local/checkpoints/cccccccccccc-x/epoch-00001.pt", "a/local/r-s0-aaaaaaaaaaaa.json", "b/local/r-s0-bbbbbbbbbbbb.json"]
 
 
 def test_another_model_of_the_same_ancestry_is_refused(elsewhere, tmp_path):
-    queue.merge(elsewhere, tmp_path / "here")
+    queue.merge_results(elsewhere, tmp_path / "here")
     (file,) = (tmp_path / "here").rglob("teacher-*/model.safetensors")
     file.write_bytes(file.read_bytes()[:-4] + b"\1\2\3\4")
     before = files(tmp_path / "here")
     with pytest.raises(ValueError, match="different models of the same ancestry"):
-        queue.merge(elsewhere, tmp_path / "here")
+        queue.merge_results(elsewhere, tmp_path / "here")
     assert files(tmp_path / "here") == before
 
 
 def test_the_checkpoint_further_on_is_kept(elsewhere, tmp_path):
-    queue.merge(elsewhere, tmp_path / "here")
+    queue.merge_results(elsewhere, tmp_path / "here")
     (folder,) = (tmp_path / "here/mini/local/checkpoints").iterdir()
     shutil.copy(folder / "epoch-00000-step-000001.pt", folder / "epoch-00001.pt")
     before = files(tmp_path / "here")
-    queue.merge(elsewhere, tmp_path / "here")
+    queue.merge_results(elsewhere, tmp_path / "here")
     assert files(tmp_path / "here") == before
-    queue.merge(tmp_path / "here", elsewhere)
+    queue.merge_results(tmp_path / "here", elsewhere)
     assert files(elsewhere) == before
 
 
@@ -427,9 +428,9 @@ def test_nothing_to_merge(tmp_path):
     (tmp_path / "empty").mkdir()
     for folder, says in (("empty", "holds no records"), ("absent", "there is no folder")):
         with pytest.raises((ValueError, FileNotFoundError), match=says):
-            queue.merge(tmp_path / folder, tmp_path / "here")
+            queue.merge_results(tmp_path / folder, tmp_path / "here")
 
 
 def test_merging_a_folder_into_itself(elsewhere):
     with pytest.raises(ValueError, match="this results folder itself"):
-        queue.merge(elsewhere, elsewhere)
+        queue.merge_results(elsewhere, elsewhere)

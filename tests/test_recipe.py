@@ -274,9 +274,9 @@ def test_unknown_name_suggests(tmp_path, monkeypatch):
 
 
 def test_every_shipped_recipe_loads():
-    from learngene.recipe import _own
+    from learngene.recipe import recipes_folder
 
-    files = sorted(_own().glob("*/*.yaml"))
+    files = sorted(recipes_folder().glob("*/*.yaml"))
     assert len(files) >= 3
     for file in files:
         is_sweep = "vary" in yaml.safe_load(file.read_text())

@@ -288,7 +288,7 @@ def test_damping_is_the_share_of_an_earlier_error_that_is_made_up_for(damping):
     child.blocks[0].attn.proj.bias.data += 0.5
     refit(child, big, x, attention=False, damping=damping)
     with torch.no_grad():
-        ours, theirs = (R._through(m.blocks, R._embed(m, x)) for m in (child, big))
+        ours, theirs = (R._through(m.blocks, R.embed_patches(m, x)) for m in (child, big))
     assert torch.allclose((ours - theirs).mean((0, 1)), torch.tensor((1 - damping) * 0.5), atol=1e-4)
 
 
@@ -297,8 +297,8 @@ def test_weights_by_the_norm_that_follows(monkeypatch):
     monkeypatch.setattr(Gram, "add", lambda gram, z, r, w=None: seen.append(w) or add(gram, z, r, w))
     refit(copy.deepcopy(big), big, x, weight="norm")
     with torch.no_grad():
-        middle = R._after_attention(big.blocks[0], R._embed(big, x))
-        end = R._after_ffn(big.blocks[0], middle)
+        middle = R.after_attention(big.blocks[0], R.embed_patches(big, x))
+        end = R.after_ffn(big.blocks[0], middle)
     assert len(seen) == 2 and all(torch.allclose(w, 1 / h.var(-1), rtol=1e-4) for w, h in zip(seen, (middle, end)))
 
 

@@ -13,7 +13,7 @@ import pytest
 from test_tables import record
 
 from learngene.ledger import file_name
-from learngene.report import write_report
+from learngene.app.report import write_report
 from learngene.tables import Results
 
 VOID = {"meta", "img", "link", "br", "hr"}
@@ -149,7 +149,7 @@ def test_a_damaged_record_is_an_error_and_the_old_report_stays(results):
 
 
 def test_what_is_missing_takes_the_place_of_what_was_there(results, tmp_path):
-    from learngene.report import note_missing
+    from learngene.app.report import note_missing
 
     notebook = tmp_path / "t.ipynb"
     notebook.write_text(json.dumps(dict(cells=[dict(cell_type="markdown", source=["# T & co\n", "\n", "> x"])])))

@@ -94,7 +94,7 @@ def test_notebook_form(path):
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda p: p.stem)
 def test_paper_notebooks_define_nothing_and_have_one_parameters_cell(path):
-    from learngene.cli import check_parameters
+    from learngene.app.cli import check_parameters
 
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert "default_exp" not in path.read_text(encoding="utf-8")
@@ -118,7 +118,7 @@ for name in ("nbdev", "fastcore", "execnb", "papermill", "datasets", "IPython"):
     sys.modules[name] = None
 import learngene as lg
 for name in lg.__all__: getattr(lg, name)
-import learngene.cli, learngene.report, learngene.tables
+import learngene.app.cli, learngene.app.report, learngene.tables
 """
     done = run(sys.executable, "-c", code)
     assert done.returncode == 0, done.stderr

@@ -85,7 +85,7 @@ def test_a_record_has_everything(tmp_path, ancestry):
     assert meta["ancestry"] == fingerprint(load_vit(ancestry)) and meta["weights"] == fingerprint(model) and meta["condense_images"] == 40
     assert meta["params"] == count_params(model) == sum(p.numel() for p in model.parameters())
     method = lg.methods.get("cluster-learngene", eps=0.3)
-    payload = method.condense(load_vit(ancestry), R.shown_images(r, data))
+    payload = method.condense(load_vit(ancestry), R.calibration_subset(r, data))
     assert meta["inherited_params"] == lg.plan(payload, 2, 3, num_classes=10).inherited_params > 0
     d, t, w = 16, 5, 64  # width, tokens, FFN width; two operations a multiply-add
     block = 2 * t * d * 3 * 24 + 2 * 2 * 3 * t * t * 8 + 2 * t * 24 * d + 2 * 2 * t * d * w
@@ -106,7 +106,7 @@ def test_the_test_images_are_the_official_ones_and_never_seen_before_the_end(tmp
     run(recipe(ancestry), Ledger(tmp_path / "ledger"))
     data = lg.load_data(recipe().data)
     assert seen == [data.test.index.tolist()]
-    shown = R.shown_images(recipe(), data)
+    shown = R.calibration_subset(recipe(), data)
     assert {shown.dataset.index[i] for i in shown.indices} <= set(data.train.index.tolist())
 
 
@@ -114,9 +114,9 @@ def test_what_condense_is_shown(ancestry):
     "So many training images, drawn from all of them, as evaluation sees them."
     r = recipe(ancestry, method=LEARNGENE, augment=RICH)
     data = lg.load_data(r.data, r.augment)
-    shown = R.shown_images(r, data)
+    shown = R.calibration_subset(r, data)
     assert shown.dataset is data.train_plain and len(set(shown.indices)) == 40 and max(shown.indices) > 80
-    assert shown.indices == R.shown_images(dataclasses.replace(r, seed=1), data).indices != R.shown_images(recipe(ancestry, method=LEARNGENE, data=dict(split_seed=1)), data).indices
+    assert shown.indices == R.calibration_subset(dataclasses.replace(r, seed=1), data).indices != R.calibration_subset(recipe(ancestry, method=LEARNGENE, data=dict(split_seed=1)), data).indices
 
 
 @pytest.mark.parametrize("method", [dict(name="from-scratch"), dict(name="pretraining-finetuning", options=dict(heads="random"))], ids=lambda m: m["name"])
@@ -157,7 +157,7 @@ def test_existing_records_are_read(tmp_path, ancestry, monkeypatch):
         m.setattr(R, "fit", lambda *a, **k: pytest.fail("trained again"))
         assert run(r, ledger) == first
         assert run(dataclasses.replace(r, name="another name"), ledger) == first
-        assert lg.run_all([r, r], ledger, 1, say=lambda *a, **k: pytest.fail("nothing is missing")) == [first, first]
+        assert lg.run_all([r, r], ledger, 1, log=lambda *a, **k: pytest.fail("nothing is missing")) == [first, first]
     again = run(r, ledger, again=True)
     assert again["run_info"]["finished"] >= first["run_info"]["finished"] and again is not first
     saved = run(r, ledger, save=tmp_path / "model")
@@ -305,13 +305,13 @@ def test_side_by_side_gives_the_same_records(tmp_path, ancestry):
         import json
         import learngene as lg
         said = []
-        records = lg.run_all([lg.Recipe.load(n) for n in {names!r}], lg.Ledger({str(tmp_path / "two")!r}), workers=2, say=said.append)
+        records = lg.run_all([lg.Recipe.load(n) for n in {names!r}], lg.Ledger({str(tmp_path / "two")!r}), workers=2, log=said.append)
         print(json.dumps([records, said]))
     """))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, cwd=ROOT, env=os.environ | dict(OMP_NUM_THREADS="1"))
     assert done.returncode == 0, done.stderr[-2000:]
     together, said = json.loads(done.stdout)
-    alone = lg.run_all(recipes, Ledger(tmp_path / "one"), 1, say=lambda line: None)
+    alone = lg.run_all(recipes, Ledger(tmp_path / "one"), 1, log=lambda line: None)
     assert [r["run_info"]["key"] for r in alone] == [r.key for r in recipes]
     assert together[-1] == together[0] and len(list((tmp_path / "two").rglob("*.json"))) == 3
     strip = lambda r: [dict(lasting(r), run_info=None), r["run_info"]["key"]]  # the script's tree may be dirty
@@ -324,7 +324,7 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path, ancestry):
     bad = [recipe(ancestry, name="bad", seed=s, method=dict(name="cluster-learngene", options=dict(epz=1))) for s in (0, 1)]
     ledger, said = Ledger(tmp_path / "ledger"), []
     with pytest.raises(RuntimeError, match="runs failed, the first: bad: .*did you mean 'eps'"):
-        lg.run_all([bad[0], good[0], bad[1], good[1]], ledger, 1, say=lambda s, **k: said.append(s))
+        lg.run_all([bad[0], good[0], bad[1], good[1]], ledger, 1, log=lambda s, **k: said.append(s))
     assert all(ledger.find(r.key) for r in good) and sum("failed, ValueError" in s for s in said) == 2
     assert len(files(tmp_path / "ledger")) == 2
 
@@ -332,20 +332,20 @@ def test_a_failing_run_does_not_stop_the_others(tmp_path, ancestry):
 def test_failures_are_counted_seed_by_seed(tmp_path, ancestry):
     bad = [recipe(ancestry, name="bad", seed=s, method=dict(name="cluster-learngene", options=dict(epz=1))) for s in (0, 1, 2)]
     with pytest.raises(RuntimeError, match="3 of 3 runs failed"):
-        lg.run_all(bad, Ledger(tmp_path / "ledger"), 1, say=lambda s, **k: None)
+        lg.run_all(bad, Ledger(tmp_path / "ledger"), 1, log=lambda s, **k: None)
 
 
 def test_a_missing_ancestry_does_not_stop_the_others(tmp_path, ancestry):
     good, bad = recipe(ancestry, train=dict(epochs=1)), recipe(tmp_path / "absent", name="bad")
     ledger = Ledger(tmp_path / "ledger")
     with pytest.raises(RuntimeError, match="1 of 2 runs failed, the first: bad"):
-        lg.run_all([bad, good], ledger, 1, say=lambda s, **k: None)
+        lg.run_all([bad, good], ledger, 1, log=lambda s, **k: None)
     assert ledger.find(good.key)
 
 
 def test_any_function_may_listen(tmp_path, ancestry):
     said = []
-    lg.run_all([recipe(ancestry, train=dict(epochs=0))], Ledger(tmp_path / "ledger"), 1, say=said.append)
+    lg.run_all([recipe(ancestry, train=dict(epochs=0))], Ledger(tmp_path / "ledger"), 1, log=said.append)
     assert len(said) == 2
 
 
@@ -355,7 +355,7 @@ def test_a_damaged_record_stops_before_anything_runs(tmp_path, ancestry):
     path.parent.mkdir(parents=True)
     path.write_text("{")
     with pytest.raises(ValueError, match="truncated or not JSON"):
-        lg.run_all([r], Ledger(tmp_path / "ledger"), 1, say=lambda s, **k: None)
+        lg.run_all([r], Ledger(tmp_path / "ledger"), 1, log=lambda s, **k: None)
 
 
 # --- ancestries made by recipes
@@ -411,7 +411,7 @@ def test_a_descendant_of_a_recipe(tmp_path, home):
 
 
 def test_a_record_of_another_ancestry_is_not_this_runs(tmp_path, home):
-    "The recipe that the ancestry's name stands for has changed: the record on the shelf is another run's."
+    "The recipe that the ancestry's name stands for has changed: the record on the store is another run's."
     file = teacher().save(tmp_path / "teacher.yaml")
     ledger, child = Ledger(tmp_path / "ledger"), recipe(file, train=dict(epochs=1))
     run(child, ledger)
@@ -455,7 +455,7 @@ def test_a_failed_run_keeps_nothing_in_memory(tmp_path, ancestry, monkeypatch):
     import gc
     import weakref
 
-    from learngene import queue
+    from learngene.app import queue
 
     models = []
 
@@ -473,10 +473,10 @@ def test_a_failed_run_keeps_nothing_in_memory(tmp_path, ancestry, monkeypatch):
 
 
 def test_no_time_left_to_train(tmp_path, ancestry, home):
-    from learngene.train import Cadence, Paused
+    from learngene.train import CheckpointPolicy, Paused
 
     with pytest.raises(Paused, match="before it began to train"):
-        run(recipe(ancestry), Ledger(tmp_path / "a"), home=tmp_path / "mine", cadence=Cadence(until=0.0))
+        run(recipe(ancestry), Ledger(tmp_path / "a"), home=tmp_path / "mine", policy=CheckpointPolicy(until=0.0))
     assert not (tmp_path / "a").exists() and not (tmp_path / "mine").exists()
 
 
@@ -495,7 +495,7 @@ def test_a_replay_trains_nothing(tmp_path, ancestry, monkeypatch):
             refused()
     assert files(tmp_path) == before
     monkeypatch.setenv("LEARNGENE_REPLAY", "0")
-    assert not R.replay() and len(R.run_all([one, two], ledger, 1, say=print)) == 2
+    assert not R.replay() and len(R.run_all([one, two], ledger, 1, log=print)) == 2
 
 
 def test_payload_of(tmp_path, ancestry, monkeypatch):
@@ -603,7 +603,7 @@ def test_a_method_of_the_callers_script_runs_in_its_own_process(tmp_path, ancest
     seen = []
     monkeypatch.setattr(R, "each", lambda jobs, do, workers: seen.append(workers) or ((j, do(j)) for j in jobs))
     both = [recipe(ancestry=str(ancestry), method=dict(name="mine"), seed=s, train=dict(epochs=0)) for s in (0, 1)]
-    assert len(R.run_all(both, Ledger(tmp_path / "l"), 2, say=lambda line: None)) == 2 and seen == [1]
+    assert len(R.run_all(both, Ledger(tmp_path / "l"), 2, log=lambda line: None)) == 2 and seen == [1]
 
 
 def test_one_run_at_a_time_in_a_group_of_processes(monkeypatch):

@@ -63,7 +63,7 @@ def test_to_curves_and_epochs_to():
     assert means == {0: 0.0, 1: pytest.approx(0.35), 2: pytest.approx(0.7)}
     assert [T.epochs_to(curves, "a", t) for t in (0.0, 0.1, 0.35, 0.351, 0.7, 0.71)] == [0, 1, 1, 2, 2, None]
     assert T.epochs_to(curves, "b", 0.7) is None
-    assert "does not reach" in T.say_epochs(curves, "b", 0.7) and T.say_epochs(curves, "a", 0.3) == "a reaches it after 1 epoch" and T.say_epochs(curves, "a", 0.7) == "a reaches it after 2 epochs" and "before training" in T.say_epochs(curves, "a", 0)
+    assert "does not reach" in T.describe_epochs(curves, "b", 0.7) and T.describe_epochs(curves, "a", 0.3) == "a reaches it after 1 epoch" and T.describe_epochs(curves, "a", 0.7) == "a reaches it after 2 epochs" and "before training" in T.describe_epochs(curves, "a", 0)
 
 
 def test_curves_of_runs_without_validation_are_a_clear_error():
@@ -94,7 +94,7 @@ def test_compare_is_the_paired_t_test():
     assert found["p"] == pytest.approx(2 * stats.t.sf(abs(t), 3))
     back = T.compare(frame, "theirs", "ours")
     assert back["difference"] == -found["difference"] and back["p"] == pytest.approx(found["p"]) and back["low"] == pytest.approx(-found["high"])
-    assert T.say_difference(found) == f"{found['difference']:+.2f} points [{found['low']:+.2f}, {found['high']:+.2f}], p = {found['p']:.2g}, 4 seeds"
+    assert T.describe_difference(found) == f"{found['difference']:+.2f} points [{found['low']:+.2f}, {found['high']:+.2f}], p = {found['p']:.2g}, 4 seeds"
 
 
 def test_compare_pairs_by_seed_not_by_order():
@@ -181,9 +181,9 @@ def test_publish_says_where_records_lie(results):
     mine, project, dirty = record(1), record(2), record(3, clean=False)
     results.ledger.add(mine)
     results.ledger.add(dirty)
-    shelf = results.folder / "records"
-    shelf.mkdir()
-    (shelf / file_name(project)).write_text(json.dumps(project))
+    store = results.folder / "records"
+    store.mkdir()
+    (store / file_name(project)).write_text(json.dumps(project))
     assert origin(results, [mine, project, dirty]) == dict(yours=[file_name(mine)], committed=[file_name(project)], not_counted=[file_name(dirty)])
 
 
@@ -234,7 +234,7 @@ def test_against_is_compare_cell_by_cell():
 
 def test_say_against_names_every_row_once():
     frame = table_frame(ours=[0.90, 0.91, 0.92], worse=[0.80, 0.81, 0.82 - 1e-4], same=[0.90, 0.92, 0.91], better=[0.95, 0.96, 0.97 + 1e-4])
-    lines = T.say_against(T.against(frame, "ours"), "ours").splitlines()
+    lines = T.describe_effects(T.against(frame, "ours"), "ours").splitlines()
     assert len(lines) == 3 and all(f" {word} {m} (" in line for line in lines[:2] for word, m in [("better than", "worse"), ("worse than", "better"), ("not clearly different from", "same")])
 
 

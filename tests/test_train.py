@@ -264,7 +264,7 @@ def test_the_moving_average_is_the_result(monkeypatch, make):
 
 def test_every_epoch_and_process_has_its_own_randomness():
     draws = {}
-    with T.borrowed_randomness():
+    with T.isolate_rng():
         for seed, epoch, rank in [(0, 1, 0), (0, 2, 0), (1, 1, 0), (0, 1, 1), (1, 0, 0)]:
             T.seed_epoch(seed, epoch, rank)
             draws[seed, epoch, rank] = torch.rand(1).item(), np.random.rand(), random.random()
@@ -282,7 +282,7 @@ def test_in_a_loading_process_randomness_is_of_seed_epoch_and_image_alone():
         batches = EpochBatches(9, 3, seed)
         batches.epoch = epoch
         return T._SeededImages(Draws(), batches)[i]
-    with T.borrowed_randomness():
+    with T.isolate_rng():
         seen = [draw(*of) for of in [(0, 1, 3), (1, 1, 3), (0, 2, 3), (0, 1, 4), (0, 1, 3)]]
         T.seed_epoch(0, 1, 3)
         seen.append(Draws()[0])  # a process of that number draws others
@@ -417,10 +417,10 @@ def test_cut_off_at_any_step(uninterrupted, tmp_path, monkeypatch, kills):
         with monkeypatch.context() as m:
             spy_on_steps(m, strike)
             with pytest.raises(KeyboardInterrupt):
-                train(r, vit(kill if done_steps else 0), tmp_path, cadence=T.Cadence(steps=1))
+                train(r, vit(kill if done_steps else 0), tmp_path, policy=T.CheckpointPolicy(steps=1))
         done_steps[:] = [1] * kill
         torch.randn(kill), np.random.rand(kill), random.random()
-    model, done = train(r, vit(9), tmp_path, cadence=T.Cadence(steps=1))
+    model, done = train(r, vit(9), tmp_path, policy=T.CheckpointPolicy(steps=1))
     assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history and done.images == uninterrupted[1].images
     assert done.resumed_at == pytest.approx(kills[-1] / 4)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["epoch-00003-step-000003.pt", "epoch-00004.pt"]
@@ -430,8 +430,8 @@ def test_randomness_matters_to_the_resumed_run(uninterrupted, tmp_path, monkeypa
     "The test above can fail: without the states of the generators the weights differ."
     r = recipe(augment=RICH, train=RICH_TRAIN)
     with pytest.raises(T.Paused):
-        train(r, vit(), tmp_path, cadence=T.Cadence(until=0.0))
-    monkeypatch.setattr(T, "set_randomness", lambda state, device: None)
+        train(r, vit(), tmp_path, policy=T.CheckpointPolicy(until=0.0))
+    monkeypatch.setattr(T, "set_rng_state", lambda state, device: None)
     model, _ = train(r, vit(), tmp_path)
     assert not same(model, uninterrupted[0])
 
@@ -442,7 +442,7 @@ def test_cut_off_within_an_epoch_with_loading_processes(tmp_path, workers):
     r = recipe(augment=RICH, train=dict(workers=2))
     whole, a = train(r)
     with pytest.raises(T.Paused, match="step 1 of 4 in epoch 1 of 2"):
-        train(r, vit(), tmp_path, cadence=T.Cadence(until=0.0))
+        train(r, vit(), tmp_path, policy=T.CheckpointPolicy(until=0.0))
     object.__setattr__(r.train, "workers", workers)  # the recipe's key is made already
     state = torch.load(tmp_path / "epoch-00000-step-000001.pt")
     torch.save(state | dict(key=r.key), tmp_path / "epoch-00000-step-000001.pt")
@@ -455,7 +455,7 @@ def test_the_time_is_up_again_and_again(uninterrupted, tmp_path):
     r, calls, heard = recipe(augment=RICH, train=RICH_TRAIN), 0, []
     while True:
         try:
-            model, done = train(r, vit(calls), tmp_path, on_epoch=heard.append, cadence=T.Cadence(until=0.0))
+            model, done = train(r, vit(calls), tmp_path, on_epoch=heard.append, policy=T.CheckpointPolicy(until=0.0))
             break
         except T.Paused:
             calls += 1
@@ -466,20 +466,20 @@ def test_the_time_is_up_again_and_again(uninterrupted, tmp_path):
 
 def test_stopping_wants_a_folder():
     with pytest.raises(ValueError, match="give `folder`"):
-        train(recipe(), cadence=T.Cadence(until=0.0))
+        train(recipe(), policy=T.CheckpointPolicy(until=0.0))
 
 
 def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(T, "save_checkpoint", lambda folder, state: written.append((state["epoch"], state["step"])))
-    train(recipe(), vit(), tmp_path, cadence=T.Cadence(seconds=1e6))
+    train(recipe(), vit(), tmp_path, policy=T.CheckpointPolicy(seconds=1e6))
     assert written == []
-    train(recipe(), vit(), tmp_path, cadence=T.Cadence(seconds=0))
+    train(recipe(), vit(), tmp_path, policy=T.CheckpointPolicy(seconds=0))
     assert written == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0)]
     looks, seconds = itertools.count(100), itertools.count()  # each look at a clock is a second after the one before it
     monkeypatch.setattr(T, "time", SimpleNamespace(time=lambda: next(looks), perf_counter=lambda: next(seconds)))
     written.clear()
-    _, done = train(recipe(), vit(), tmp_path, cadence=T.Cadence(seconds=3))
+    _, done = train(recipe(), vit(), tmp_path, policy=T.CheckpointPolicy(seconds=3))
     assert written == [(0, 3), (1, 2)] and done.seconds == 4, "two epochs in two pieces each, without the time of writing"
 
 
@@ -487,7 +487,7 @@ def test_a_run_stops_before_the_time_is_up(monkeypatch):
     "The time is up at 10, and the longest step took three seconds: at 7 another one would end too late."
     clock = iter([0.0, 1.0, 4.0, 5.0, 6.9, 7.0])
     monkeypatch.setattr(T, "time", SimpleNamespace(time=lambda: next(clock)))
-    watch = T._Watch(T.Cadence(until=10.0), SimpleNamespace(num_processes=1))
+    watch = T._Watch(T.CheckpointPolicy(until=10.0), SimpleNamespace(num_processes=1))
     assert [watch.look(step)[1] for step in range(1, 6)] == [False] * 4 + [True]
 
 
@@ -495,7 +495,7 @@ def test_a_damaged_checkpoint_within_an_epoch(uninterrupted, tmp_path, capsys):
     r = recipe(augment=RICH, train=RICH_TRAIN)
     for _ in range(3):
         with pytest.raises(T.Paused):
-            train(r, vit(), tmp_path, cadence=T.Cadence(until=0.0))
+            train(r, vit(), tmp_path, policy=T.CheckpointPolicy(until=0.0))
     newest = tmp_path / "epoch-00000-step-000003.pt"
     newest.write_bytes(newest.read_bytes()[:3000])
     model, done = train(r, vit(), tmp_path)
@@ -517,12 +517,12 @@ def test_randomness_of_a_processor_on_a_gpu(monkeypatch):
     "A run that was cut off on a processor knows no state of a GPU's generator."
     put = []
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: put.append(state))
-    with T.borrowed_randomness():
-        state = T.randomness(torch.device("cpu"))
+    with T.isolate_rng():
+        state = T.get_rng_state(torch.device("cpu"))
         first = torch.rand(3)
-        T.set_randomness(state, torch.device("cuda"))
+        T.set_rng_state(state, torch.device("cuda"))
         assert torch.equal(first, torch.rand(3)) and not put
-        T.set_randomness(state | dict(cuda=state["torch"]), torch.device("cuda"))
+        T.set_rng_state(state | dict(cuda=state["torch"]), torch.device("cuda"))
     assert len(put) == 1
 
 
@@ -536,7 +536,7 @@ def test_a_run_that_goes_on_elsewhere_names_both_devices(tmp_path, monkeypatch):
 
 def test_an_epoch_begun_by_more_processes(tmp_path):
     with pytest.raises(T.Paused):
-        train(recipe(), vit(), tmp_path, cadence=T.Cadence(until=0.0))
+        train(recipe(), vit(), tmp_path, policy=T.CheckpointPolicy(until=0.0))
     path = tmp_path / "epoch-00000-step-000001.pt"
     state = torch.load(path)
     torch.save(state | dict(processes=state["processes"] * 2), path)
@@ -556,7 +556,7 @@ def spied(*a):
     return step(*a)
 T._step = spied
 r = recipe(augment=RICH, train={train!r})
-T.fit(vit(), lg.load_data(r.data, r.augment), r, {folder!r}, on_epoch=False, cadence=T.Cadence(steps=1))
+T.fit(vit(), lg.load_data(r.data, r.augment), r, {folder!r}, on_epoch=False, policy=T.CheckpointPolicy(steps=1))
 """
 
 
@@ -673,7 +673,7 @@ def test_a_full_disk_costs_no_training(uninterrupted, tmp_path, monkeypatch, cap
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["epoch-00001.pt", "epoch-00004.pt"]
     monkeypatch.setattr(torch, "save", lambda state, f: (_ for _ in ()).throw(error))
     with pytest.raises(OSError, match="could not be written"):  # one that has to stop needs its checkpoint
-        train(r, vit(), tmp_path / "new", cadence=T.Cadence(until=0.0))
+        train(r, vit(), tmp_path / "new", policy=T.CheckpointPolicy(until=0.0))
 
 
 def test_a_checkpoint_of_something_else(tmp_path):
@@ -723,7 +723,7 @@ def test_a_halved_micro_batch_survives_a_resume(tmp_path, monkeypatch):
         little_memory(m, 6)
         whole, a = train(r)
         with pytest.raises(T.Paused):
-            train(r, vit(), tmp_path, cadence=T.Cadence(until=0.0))
+            train(r, vit(), tmp_path, policy=T.CheckpointPolicy(until=0.0))
         tried = little_memory(m, 6)
         model, b = train(r, vit(), tmp_path)
         assert max(tried) <= 6
@@ -933,12 +933,12 @@ def test_peak_memory_is_of_this_process_alone(tmp_path):
 import multiprocessing as mp
 from concurrent.futures import ProcessPoolExecutor
 import torch
-from learngene.train import _peak_memory_mb
+from learngene.train import peak_memory_mb
 
 if __name__ == "__main__":
     big = torch.ones(2**30 // 4)  # 1 GiB
     with ProcessPoolExecutor(1, mp_context=mp.get_context("spawn")) as pool:
-        print(_peak_memory_mb(torch.device("cpu")), pool.submit(_peak_memory_mb, torch.device("cpu")).result())
+        print(peak_memory_mb(torch.device("cpu")), pool.submit(peak_memory_mb, torch.device("cpu")).result())
 """
     (tmp_path / "big.py").write_text(code)
     here = subprocess.run([sys.executable, tmp_path / "big.py"], capture_output=True, text=True, check=False)

@@ -9,7 +9,7 @@ from conftest import SMALL, ZOO, make, pictures, shake
 from timm.models.vision_transformer import VisionTransformer
 
 from learngene import vit
-from learngene._files import check_folder
+from learngene.files import check_folder
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -238,7 +238,7 @@ def test_interrupted_save_leaves_the_old_model(tmp_path, monkeypatch, when):
 
     import safetensors.torch
 
-    from learngene import _files
+    from learngene import files
 
     path = tmp_path / "m"
     vit.save_vit(make("plain"), path)
@@ -254,7 +254,7 @@ def test_interrupted_save_leaves_the_old_model(tmp_path, monkeypatch, when):
     if when == "tensors":
         monkeypatch.setattr(safetensors.torch, "save_file", stop)
     elif when == "config":
-        monkeypatch.setattr(_files.json, "dumps", stop)
+        monkeypatch.setattr(files.json, "dumps", stop)
     else:
         monkeypatch.setattr(os, "replace", second_time(os.replace, 1 if when == "swap" else 2))
     with pytest.raises(KeyboardInterrupt):

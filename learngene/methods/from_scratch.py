@@ -6,7 +6,7 @@
 __all__ = ['WEIGHTS', 'FromScratch']
 
 # %% ../../nbs/methods/01_from_scratch.ipynb #e97783d7
-from ..inheriting import _class_count, _head_counts, _sources
+from ..inheriting import class_count, head_counts, source_layers
 from .core import Shape, check_options, register
 from ..vit import build_vit, vit_config
 
@@ -49,7 +49,7 @@ class FromScratch:
 
 def _shaped(config, shape):
     "The description of a descendant; the shape is checked as `plan` does."
-    classes = config["num_classes"] if shape.num_classes is None else _class_count(shape.num_classes)
-    sources = _sources(len(config["heads"]), shape.depth, "front")
-    heads = _head_counts([config["heads"][s] for s in sources], shape.heads, None)
+    classes = config["num_classes"] if shape.num_classes is None else class_count(shape.num_classes)
+    sources = source_layers(len(config["heads"]), shape.depth, "front")
+    heads = head_counts([config["heads"][s] for s in sources], shape.heads, None)
     return config | dict(heads=heads, ffn_width=[config["ffn_width"][s] for s in sources], num_classes=classes)

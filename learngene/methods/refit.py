@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'RefitPayload', 'ClusterLearngeneRefit', 'PretrainingFinetun
 
 # %% ../../nbs/methods/04_refit.ipynb #11bedfe8
 from ..budgeting import Budget
-from ..inheriting import _given_by_budget, build, plan
+from ..inheriting import refuse_with_budget, build, plan
 from .cluster_learngene import ClusterLearngene
 from .core import Shape, check_options, register
 from .pretraining_finetuning import PretrainingFinetuning
@@ -22,7 +22,7 @@ class RefitPayload:
     "The base method's payload, and what a refit needs."
     base: Any  # payload of the base method
     ancestry: Any  # the trained model
-    images: Any  # unlabelled images
+    images: Any  # calibration images
     plans: dict = field(default_factory=dict)  # made for budgets, by number of classes
 
     def __str__(self):
@@ -36,7 +36,7 @@ PARTS = ("both", "attention", "ffn")
 class _Refitted:
     "condense, expand, and then refit."
     ridge: float = 1e-4  # this and the following as in `refit`
-    refit_images: int = 512  # unlabelled images for the refit
+    refit_images: int = 512  # calibration images for the refit
     values: int = 0
     weight: str = "equal"
     damping: float = 1.0
@@ -96,7 +96,7 @@ class ClusterLearngeneBudget(ClusterLearngeneRefit):
 
     def __post_init__(self):
         super().__post_init__()
-        _given_by_budget(proj=(self.proj, "paper"), ffn=(self.ffn, "copy"), order=(self.order, "priority"), layers=(self.layers, "front"), ffn_width=(self.ffn_width, None))
+        refuse_with_budget(proj=(self.proj, "paper"), ffn=(self.ffn, "copy"), order=(self.order, "priority"), layers=(self.layers, "front"), ffn_width=(self.ffn_width, None))
         check_options(self, params=0.0, flops=0.0, latency_ms=0.0, memory_mb=0.0)
 
     def plan(self, payload, shape=Shape()):

@@ -6,7 +6,7 @@
 __all__ = ['QKV', 'FFN', 'PIXELS', 'near_constant', 'ClusterLearngeneReleased']
 
 # %% ../../nbs/methods/07_released.ipynb #632b8f14
-from ..density import _batches
+from ..calibration import image_batches
 from .cluster_learngene import ClusterLearngene
 from .core import Shape, check_options, register
 
@@ -96,7 +96,7 @@ class ClusterLearngeneReleased(ClusterLearngene):
     def condense(self, ancestry, images):
         "A learngene; with contiguous slicing its qkv tensors hold runs of rows instead of heads."
         if self.pixels == "near-constant":
-            images = (near_constant(batch, self.mean, self.std) for batch in _batches(images, 64))
+            images = (near_constant(batch, self.mean, self.std) for batch in image_batches(images, 64))
         return _as_released(super().condense(ancestry, images), ancestry, self.qkv, self.drop_qkv_bias)
 
     def _how(self, shape):

@@ -7,8 +7,8 @@ __all__ = ['PARTS', 'Layers', 'Slice', 'HeuristicLearngene', 'AutoLearngene', 'd
            'AutoLearngeneCKA']
 
 # %% ../../nbs/methods/05_slices.ipynb #99456151
-from ..density import _batches
-from ..inheriting import _is_classifier, _sources
+from ..calibration import image_batches
+from ..inheriting import is_classifier, source_layers
 from .core import Shape, check_options, register
 from .from_scratch import WEIGHTS, FromScratch
 from ..vit import check_vit, eval_mode, vit_config
@@ -47,7 +47,7 @@ def _cut(ancestry, kept, scores=None):
 PARTS = ("front", "middle", "last")
 
 
-def _first(part, blocks, depth):
+def _first_block(part, blocks, depth):
     "Where a run of `blocks` layers begins among `depth`."
     return {"front": 0, "middle": (depth - blocks) // 2, "last": depth - blocks}[part]
 
@@ -63,7 +63,7 @@ def _fill(model, payload, places, with_classifier):
         if name.startswith("blocks."):
             _, layer, rest = name.split(".", 2)
             name = f"blocks.{places[int(layer)]}.{rest}"
-        if with_classifier or not _is_classifier(name):
+        if with_classifier or not is_classifier(name):
             state[name].copy_(t)
     return model
 
@@ -77,7 +77,7 @@ class _Slices:
         "The layers that are kept; images are not looked at."
         check_vit(ancestry)
         L = len(ancestry.blocks)
-        first = _first(self._part, self._fitting(L, "ancestry"), L)
+        first = _first_block(self._part, self._fitting(L, "ancestry"), L)
         return _cut(ancestry, range(first, first + self.blocks))
 
     def _fitting(self, depth, what):
@@ -87,22 +87,22 @@ class _Slices:
 
     def places(self, payload, shape=Shape()):
         "For each kept ancestry layer its place in the descendant: {ancestry layer: descendant layer}."
-        depth = len(_sources(len(payload.config["heads"]), shape.depth, "front"))
-        first = _first(self._part, self._fitting(depth, "descendant"), depth)
+        depth = len(source_layers(len(payload.config["heads"]), shape.depth, "front"))
+        first = _first_block(self._part, self._fitting(depth, "descendant"), depth)
         return {layer: first + i for i, layer in enumerate(payload.kept)}
 
     def expand(self, payload, shape=Shape()):
         "A timm VisionTransformer with the kept layers in their places; the other layers, and a fresh classifier, have random weights."
         places = self.places(payload, shape)
         source = {place: layer for layer, place in places.items()}
-        like = [source.get(i, i) for i in _sources(len(payload.config["heads"]), shape.depth, "front")]  # fresh layers are as wide as the ancestry's at their place
+        like = [source.get(i, i) for i in source_layers(len(payload.config["heads"]), shape.depth, "front")]  # fresh layers are as wide as the ancestry's at their place
         config = payload.config | {name: [payload.config[name][layer] for layer in like] for name in ("heads", "ffn_width")}
         model = FromScratch(self.weights).expand(config, dataclasses.replace(shape, depth=None))
         return _fill(model, payload, places, shape.num_classes is None)
 
     def inherited_params(self, payload, shape=Shape()):
         "Values taken over: the payload, without its classifier when a fresh one is made."
-        return sum(t.numel() for n, t in payload.tensors.items() if shape.num_classes is None or not _is_classifier(n))
+        return sum(t.numel() for n, t in payload.tensors.items() if shape.num_classes is None or not is_classifier(n))
 
 # %% ../../nbs/methods/05_slices.ipynb #1d3fe4ae
 @register("slice")
@@ -172,7 +172,7 @@ def block_features(
     check_vit(model)
     seen, found, device = 0, [], next(model.parameters()).device
     with eval_mode(model):
-        for batch in _batches(images, 64, model):
+        for batch in image_batches(images, 64, model):
             batch = batch[: max_images - seen].to(device)
             if len(batch) == 0:
                 break

@@ -8,7 +8,7 @@ __all__ = ['TalkingHeads', 'WeightTransformation', 'Distillation', 'MiniPayload'
 # %% ../../nbs/methods/06_weight_transformation.ipynb #5aae42cb
 from .core import Shape, register
 from .from_scratch import FromScratch
-from ..vit import _ffn_width, check_vit, vit_config
+from ..vit import ffn_width_of, check_vit, vit_config
 
 import copy
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ def _share(model, repeats):
         block.attn = TalkingHeads(block.attn, bias=False)
         for mix in (block.attn.proj_l, block.attn.proj_w):
             nn.init.eye_(mix.weight)
-        if (block.attn.num_heads, _ffn_width(block.mlp)) != (first.attn.num_heads, _ffn_width(first.mlp)):
+        if (block.attn.num_heads, ffn_width_of(block.mlp)) != (first.attn.num_heads, ffn_width_of(first.mlp)):
             raise ValueError(f"layers {i - i % repeats} and {i} share their matrices, so they need equally many heads and neurons.")
         block.attn.qkv, block.attn.proj, block.mlp = first.attn.qkv, first.attn.proj, first.mlp
     return model

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ._files import write_atomic
-from .ledger import code_version, now, read_record
+from ..files import write_atomic
+from ..ledger import code_version, now, read_record
 
 _TEMPLATE = Path(__file__).parent / "report.html.jinja"
 
@@ -56,14 +56,14 @@ def _runs(folder, cards):
     "Every run behind the page, once: where its record lies, and what it cost."
     rows = {}
     for card in cards:
-        for shelf, sub in (("yours", "local"), ("committed", "records"), ("not_counted", "local/dirty")):
-            for name in card["records"][shelf]:
+        for store, sub in (("yours", "local"), ("committed", "records"), ("not_counted", "local/dirty")):
+            for name in card["records"][store]:
                 path = folder / sub / name
                 if not path.is_file():
                     continue
                 r = read_record(path)
                 rows[name] = dict(
-                    name=r["run_info"]["name"], seed=r["run_info"]["seed"], shelf=shelf.replace("_", " "), file=f"{sub}/{name}",
+                    name=r["run_info"]["name"], seed=r["run_info"]["seed"], store=store.replace("_", " "), file=f"{sub}/{name}",
                     accuracy=f"{r['train_info']['test_accuracy']:.2%}", seconds=f"{r['train_info']['seconds']:.0f}",
                     commit=(r["run_info"]["code"]["commit"] or r["run_info"]["code"]["version"])[:10], device=r["run_info"]["device"])
     return [rows[k] for k in sorted(rows)]

@@ -1,4 +1,4 @@
-"""Speed of what this library adds, each beside its peer: `make bench` or `python -m learngene.bench`.
+"""Speed of what this library adds, each beside its peer: `make bench` or `python -m learngene.app.bench`.
 
 Training: images a second of `fit` with images on the device and image by image, of a loop as in timm's own train.py on the same model,
 images, batch and precision, and of `fit` on one batch that lies on the device, which is as fast as it could be. Each is measured in a process
@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from unittest import mock
 
-from . import _files
+from .. import files
 
 MODELS = {  # of the density pass: name -> (arguments of timm.create_model, images; sixteen times as many on a GPU, which does not notice fewer)
     "deit_tiny_patch16_224": ({}, 16),
@@ -50,9 +50,9 @@ def made_up(images, augment, size=64, classes=100):
     "`images` coarse random pictures as the training part of a data set, and nothing beside them."
     import numpy as np
 
-    from .data import IMAGENET_DEFAULT_MEAN as mean
-    from .data import IMAGENET_DEFAULT_STD as std
-    from .data import Data, ImageDataset, Images, eval_transform, train_transform
+    from ..data import IMAGENET_DEFAULT_MEAN as mean
+    from ..data import IMAGENET_DEFAULT_STD as std
+    from ..data import Data, ImageDataset, Images, eval_transform, train_transform
 
     rng, side = np.random.default_rng(0), -(-size // 8)
     pixels = rng.integers(0, 256, (images, side, side, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)[:, :size, :size]
@@ -77,7 +77,7 @@ class _OneBatch:
 
 def ours(model, recipe, data, how, synthetic):
     "Seconds of each epoch of `fit` after the first, and what it says of itself."
-    from . import train
+    from .. import train
 
     ticks = []
     with mock.patch.object(train, "DeviceBatches", _OneBatch if synthetic else train.DeviceBatches):
@@ -93,8 +93,8 @@ def timms(model, recipe, data, workers, device):
     from timm.optim import create_optimizer_v2
     from timm.scheduler import CosineLRScheduler
 
-    from .data import _mend
-    from .train import _peak_memory_mb
+    from ..data import reseeded_posterize
+    from ..train import peak_memory_mb
 
     a, spec, cuda = recipe.augment, recipe.train, device.type == "cuda"
     if cuda:
@@ -105,7 +105,7 @@ def timms(model, recipe, data, workers, device):
         color_jitter=None, auto_augment=a.rand_augment, interpolation="bicubic", mean=data.mean, std=data.std, num_workers=workers, collate_fn=mixup, device=device,
         persistent_workers=workers > 0)
     for t in data.train.transform.transforms:
-        _mend(t)  # what timm asks of Posterize Pillow refuses once in several hundred images
+        reseeded_posterize(t)  # what timm asks of Posterize Pillow refuses once in several hundred images
     model, loss_of = model.to(device).train(), SoftTargetCrossEntropy()
     optimizer = create_optimizer_v2(model, opt="adamw", lr=spec.lr, weight_decay=spec.weight_decay)
     schedule, seconds = CosineLRScheduler(optimizer, spec.epochs * len(loader), warmup_t=len(loader), t_in_epochs=False), []
@@ -120,7 +120,7 @@ def timms(model, recipe, data, workers, device):
             schedule.step_update(epoch * len(loader) + step)
         loss.item()
         seconds.append(time.perf_counter() - start)
-    return seconds[1:], _peak_memory_mb(device)
+    return seconds[1:], peak_memory_mb(device)
 
 
 def train_once(job):
@@ -129,7 +129,7 @@ def train_once(job):
     import torch
     from timm.models import VisionTransformer
 
-    from .recipe import AugmentSpec, MethodSpec, Recipe, TrainSpec
+    from ..recipe import AugmentSpec, MethodSpec, Recipe, TrainSpec
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -163,7 +163,7 @@ def bench_training(kind, rounds, workers, epochs=3):
     import torch
     from timm.models import VisionTransformer
 
-    from .vit import count_flops
+    from ..vit import count_flops
 
     (images, batch, precision, models), threads = TRAINED[kind], torch.get_num_threads()
     taking_part = [who for who in HOW if who != "compiled" or kind == "cuda"]  # on a processor compiling does not pay
@@ -198,22 +198,22 @@ def inherit_once(threads):
     import timm
     import torch
 
-    from .cluster import HeadCluster
-    from .condensing import gather
-    from .inheriting import inherit
-    from .train import _peak_memory_mb
-    from .vit import count_params
+    from ..cluster import HeadCluster
+    from ..condensing import gather
+    from ..inheriting import inherit
+    from ..train import peak_memory_mb
+    from ..vit import count_params
 
     torch.set_num_threads(threads)
     ancestry, cpu, times = timm.create_model("deit_base_patch16_224"), torch.device("cpu"), []
     learngene = gather(ancestry, [[HeadCluster((h,), h, 0.0) for h in range(12)]] * 12, [[i] for i in range(12)])
-    before = _peak_memory_mb(cpu)
+    before = peak_memory_mb(cpu)
     for _ in range(5):
         start = time.perf_counter()
         child = inherit(learngene, depth=6, heads=6)
         times.append(time.perf_counter() - start)
     return dict(ancestry="deit_base_patch16_224", ancestry_params=count_params(ancestry), child_params=count_params(child), images=0,
-                seconds=round(statistics.median(times), 3), peak_memory_mb=round(_peak_memory_mb(cpu)), more_than_before_mb=round(_peak_memory_mb(cpu) - before))
+                seconds=round(statistics.median(times), 3), peak_memory_mb=round(peak_memory_mb(cpu)), more_than_before_mb=round(peak_memory_mb(cpu) - before))
 
 
 def refit_once(threads, kind):
@@ -221,22 +221,22 @@ def refit_once(threads, kind):
     import timm
     import torch
 
-    from .cluster import HeadCluster
-    from .condensing import gather
-    from .inheriting import inherit, merge
-    from .refitting import refit
-    from .train import _peak_memory_mb
-    from .vit import count_params
+    from ..cluster import HeadCluster
+    from ..condensing import gather
+    from ..inheriting import inherit, merge
+    from ..refitting import refit
+    from ..train import peak_memory_mb
+    from ..vit import count_params
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     ancestry, device = timm.create_model("deit_small_patch16_224").eval(), torch.device(kind)
     learngene = gather(ancestry, [[HeadCluster((h,), h, 0.0) for h in range(6)]] * 12, [[i] for i in range(12)])
     child = merge(inherit(learngene, depth=12, heads=3)).eval()
-    images, before = torch.randn(512, 3, 224, 224), _peak_memory_mb(device)
+    images, before = torch.randn(512, 3, 224, 224), peak_memory_mb(device)
     report = refit(child.to(device), ancestry.to(device), images)
     return dict(ancestry="deit_small_patch16_224", ancestry_params=count_params(ancestry), child_params=count_params(child), images=512,
-                seconds=round(report.seconds, 1), peak_memory_mb=round(_peak_memory_mb(device)), more_than_before_mb=round(_peak_memory_mb(device) - before))
+                seconds=round(report.seconds, 1), peak_memory_mb=round(peak_memory_mb(device)), more_than_before_mb=round(peak_memory_mb(device) - before))
 
 
 # --- density
@@ -265,7 +265,7 @@ def bench_density(name, kwargs, images, repeats, device):
     import timm
     import torch
 
-    from .density import mean_attention_distance, patch_distances
+    from ..density import mean_attention_distance, patch_distances
 
     model, images = timm.create_model(name, **kwargs).eval().to(device), images * (16 if device.type == "cuda" else 1)
     x = torch.randn(images, 3, *model.patch_embed.img_size, device=device)
@@ -295,7 +295,7 @@ def bench_density(name, kwargs, images, repeats, device):
 
 def main(argv=None):
     "Run the benchmarks and write results/bench/PART-DEVICE-torchVERSION.csv for each part."
-    parser = argparse.ArgumentParser(prog="learngene.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="learngene.app.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="inherit,density,refit,training", help="which of these (default: all)")
     parser.add_argument("--repeats", type=int, default=7, help="passes of the density (default: 7)")
     parser.add_argument("--rounds", type=int, default=3, help="turns that each takes in training (default: 3)")
@@ -312,7 +312,7 @@ def main(argv=None):
         density=lambda: (bench_density(name, kwargs, images, args.repeats, torch.device(kind)) for name, (kwargs, images) in MODELS.items()))
     for part in args.parts.split(","):
         if part not in parts:
-            parser.error(f"there is no part {part!r}{_files.near(part, parts)}, only {', '.join(parts)}")
+            parser.error(f"there is no part {part!r}{files.near(part, parts)}, only {', '.join(parts)}")
     for part in args.parts.split(","):
         rows = []
         for row in parts[part]():  # written at once: what is measured is kept, also when time runs out
@@ -327,9 +327,9 @@ def write(part, rows, kind, threads):
     import torch
 
     device = torch.cuda.get_device_name().replace(" ", "-") if kind == "cuda" else f"cpu-{threads}-threads"
-    path = (_files.project_root() or Path.cwd()) / "results" / "bench" / f"{part}-{device}-torch{torch.__version__.split('+')[0]}.csv"
+    path = (files.project_root() or Path.cwd()) / "results" / "bench" / f"{part}-{device}-torch{torch.__version__.split('+')[0]}.csv"
     where = dict(device=device.partition("-")[0] if kind == "cpu" else device, threads=threads, cores=os.cpu_count())
-    return _files.write_atomic(path, pd.DataFrame([row | where for row in rows]).to_csv(index=False))
+    return files.write_atomic(path, pd.DataFrame([row | where for row in rows]).to_csv(index=False))
 
 
 if __name__ == "__main__":

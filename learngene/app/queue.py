@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from . import recipe as recipes
-from . import running, train
-from ._files import atomic_folder, is_first_process, read_config, write_atomic
-from .ancestry import shipped
-from .ledger import SEEN, Ledger, code_version, file_name, read_record, source_digest
-from .recipe import Recipe, Sweep, find_recipe
-from .vit import FORMAT
+from .. import recipe as recipes
+from .. import running, train
+from ..files import atomic_folder, is_first_process, read_config, write_atomic
+from ..ancestry import shipped
+from ..ledger import SEEN, Ledger, code_version, file_name, read_record, source_digest
+from ..recipe import Recipe, Sweep, find_recipe
+from ..vit import FORMAT
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Job:
 VALUE = ("start", "table2", "figure5", "table8", "table4", "table5", "table7", "table3", "figure3", "table1", "fidelity")
 
 
-def plan(
+def plan_jobs(
     profile: str,  # folder of recipes
     tables: dict,  # table -> names of its sweeps in the profile, an empty list for one without runs
     whole=True,  # also the profile's own ancestries that no table names
@@ -69,7 +69,7 @@ def sweeps_of(profile) -> dict:  # name -> name
 
 
 def _recipes_of(profile):
-    return sorted((recipes._own() / profile).glob("*.yaml"))
+    return sorted((recipes.recipes_folder() / profile).glob("*.yaml"))
 
 
 def _own_ancestries(profile):
@@ -129,7 +129,7 @@ def _weights_are_here(job, home):
 
 
 def missing(
-    jobs,  # from `plan`
+    jobs,  # from `plan_jobs`
     ledger,  # where records are looked for
     home,  # folder with ancestries and checkpoints
 ) -> list:  # the Jobs to do
@@ -194,7 +194,7 @@ def _training_images(recipe, records):
 def _count_images(spec):
     import dataclasses
 
-    from .data import count_training_images
+    from ..data import count_training_images
 
     try:
         return count_training_images(dataclasses.replace(spec, download=False))
@@ -209,7 +209,7 @@ def _begun(job, home):
 
 
 def forecast(
-    jobs,  # from `plan`
+    jobs,  # from `plan_jobs`
     ledger,  # what counts as done
     known,  # all Ledgers with records to learn speeds from
     home,  # folder with ancestries and checkpoints
@@ -234,8 +234,8 @@ def forecast(
 
 
 def _all_records(book):
-    for shelf in ("local", "records", "local/dirty"):
-        for path in sorted((book.folder / shelf).glob("*.json")):
+    for store in ("local", "records", "local/dirty"):
+        for path in sorted((book.folder / store).glob("*.json")):
             yield read_record(path)
 
 
@@ -243,18 +243,18 @@ def _all_records(book):
 
 
 def work(
-    jobs,  # from `plan`
+    jobs,  # from `plan_jobs`
     ledger,  # records are looked for and written here
     home,  # folder for ancestries and checkpoints
     until: float,  # stop before this time, as `time.time()` counts
     workers=1,  # runs side by side
-    say=None,  # called with a line for each run; None prints it
+    log=None,  # called with a line for each run; None prints it
     **how,  # engine, compile and deterministic, as in `fit`
 ) -> int:  # how many runs are left
     "Do what is missing, in order, until the time is up; an unfinished run stands in its checkpoint. RuntimeError at the end when runs failed."
-    say = say or (lambda line: print(line, flush=True) if is_first_process() else None)
+    log = log or (lambda line: print(line, flush=True) if is_first_process() else None)
     todo = missing(jobs, ledger, home)
-    say(f"{len(todo)} of {len(jobs)} runs are left")
+    log(f"{len(todo)} of {len(jobs)} runs are left")
     failed, done = {}, 0
     do = partial(attempt, ledger=ledger, home=home, until=until, aloud=workers <= 1, **how)
     ancestries, rest = ([job for job in todo if (job.table == "ancestry") == first] for first in (True, False))
@@ -264,17 +264,17 @@ def work(
             if isinstance(result, train.Paused):
                 paused += 1
                 if str(result):
-                    say(f"{job}: {result}")
+                    log(f"{job}: {result}")
             elif isinstance(result, Exception):
                 failed[job.recipe.key] = f"{job}: {result}"
-                say(f"{job}: failed, {type(result).__name__}: {result}")
+                log(f"{job}: failed, {type(result).__name__}: {result}")
             else:
                 done += 1
-                say(f"[{done}/{len(todo)}] {job}: {result['train_info']['test_accuracy']:.1%} of test images, {result['train_info']['seconds']:.0f} s")
+                log(f"[{done}/{len(todo)}] {job}: {result['train_info']['test_accuracy']:.1%} of test images, {result['train_info']['seconds']:.0f} s")
         if paused:
             break  # what comes next may need what is not finished
     left = len(todo) - done
-    say("nothing is left" if not left else f"{left} runs are left; the same command goes on with them")
+    log("nothing is left" if not left else f"{left} runs are left; the same command goes on with them")
     if failed:
         raise RuntimeError(f"{len(failed)} runs failed, the first: {next(iter(failed.values()))}")
     return left
@@ -293,15 +293,15 @@ def _chained(ancestries):
 
 def attempt(job, ledger, home, until, aloud, **how):
     "One job; its record, or the exception that ended it, which is Paused when the time was up."
-    on_epoch, cadence = _Occasionally(job) if aloud else False, train.Cadence(seconds=60, until=until)
+    on_epoch, policy = _Occasionally(job) if aloud else False, train.CheckpointPolicy(seconds=60, until=until)
     if job.table != "ancestry":
         how.pop("compile", None)  # a run of minutes ends before compiling has paid
     try:
-        if train.agreed(time.time() >= until):
+        if train.broadcast_flag(time.time() >= until):
             return train.Paused()
         if job.table != "ancestry":
-            return running.run(job.recipe, ledger, on_epoch=on_epoch, again=True, home=home, cadence=cadence, **how)
-        folder = running.trained(job.recipe, on_epoch, home, cadence, **how)
+            return running.run(job.recipe, ledger, on_epoch=on_epoch, again=True, home=home, policy=policy, **how)
+        folder = running.trained(job.recipe, on_epoch, home, policy, **how)
         record = read_config(folder, FORMAT)["extra"]["record"]
         if is_first_process():
             ledger.add(record)
@@ -325,7 +325,7 @@ class _Occasionally:
 # --- bringing it together
 
 
-def merge(
+def merge_results(
     origin,  # a results folder from elsewhere: of one profile, its `local`, or with a folder for each profile
     results,  # the results folder here, with a folder for each profile
     profile=None,  # when `origin` is of one profile; None = as its folder is called
@@ -389,11 +389,11 @@ def _adopted(record):
 
 
 def _merge_record(path, record, ledger):
-    shelf = "" if record["run_info"]["code"]["clean"] else "dirty"
+    store = "" if record["run_info"]["code"]["clean"] else "dirty"
     dirty = sorted((ledger.folder / "local" / "dirty").glob(f"*-{record['run_info']['key']}.json"))
-    present = read_record(dirty[0]) if shelf and dirty else None if shelf else ledger.find(record["run_info"]["key"])
+    present = read_record(dirty[0]) if store and dirty else None if store else ledger.find(record["run_info"]["key"])
     if present is None:
-        return "record" if not shelf else "uncounted record", partial(_add, path, record, ledger)
+        return "record" if not store else "uncounted record", partial(_add, path, record, ledger)
     if _without_code(present, record) != _without_code(record, record):
         raise ValueError(f"{path} and {file_name(present)} in {ledger.folder} are different records of the same run; keep one of them, and merge again. Nothing was merged.")
     return "already here", None

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from ._files import is_first_process, near, project_root
+from ..files import is_first_process, near, project_root
 
 
 def main(argv=None):
@@ -207,7 +207,7 @@ def _parse_settings(pairs):
 
 
 def _check_profile(name):
-    from .recipe import profiles
+    from ..recipe import profiles
 
     if name not in profiles():
         raise ValueError(f"there is no profile {name!r}{near(name, profiles())}; there are {', '.join(profiles())}.")
@@ -229,7 +229,7 @@ def _run(args):
         raise ValueError(f"--fresh: there is no table {name!r}{near(name, there)}; there are {', '.join(there)}, and all.")
     parameters = _checked_parameters(chosen, args, results)
     from .report import write_report
-    from .tables import Results
+    from ..tables import Results
 
     folder, began = Results(args.profile, args.results).folder, time.time()
     jobs = {name: (path, folder / "notebooks" / f"{name}.ipynb", parameters | dict(fresh=name in fresh)) for name, path in chosen.items()}
@@ -254,7 +254,7 @@ def _run(args):
 
 def _is_complete(profile, results, job):
     "Has every run that a notebook shows a record?"
-    from .tables import Results
+    from ..tables import Results
 
     path, _, parameters = job
     here = Results(profile, results, parameters["fresh"])
@@ -312,11 +312,12 @@ def _queue(args):
     if args.fresh not in ("", "all"):
         raise ValueError("--fresh names tables only where their notebooks are run; with --minutes or --dry-run it stands alone.")
     chosen = _tables(args)
-    from . import queue, running
-    from .tables import Results
+    from . import queue
+    from .. import running
+    from ..tables import Results
 
     results = Results(args.profile, args.results, bool(args.fresh))
-    jobs, lines = queue.plan(args.profile, chosen, whole=args.table == "all")
+    jobs, lines = queue.plan_jobs(args.profile, chosen, whole=args.table == "all")
     home, workers = results.folder / "local", running.default_workers(args.workers)
     if args.dry_run:
         committed = Results(args.profile, args.results).ledger
@@ -358,22 +359,22 @@ def _tables(args):
 def _ledger(args):
     if args.profile:
         _check_profile(args.profile)
-    from .queue import merge
-    from .tables import Results
+    from .queue import merge_results
+    from ..tables import Results
 
-    print(merge(args.folder, Results("any", args.results).folder.parent, args.profile))
+    print(merge_results(args.folder, Results("any", args.results).folder.parent, args.profile))
 
 
 def _data(args):
-    from .data import pack
-    from .recipe import DataSpec
+    from ..data import pack
+    from ..recipe import DataSpec
 
     print(pack(DataSpec(args.name, path=args.path), args.to or args.name.rpartition(":")[2], args.max_mb))
 
 
 def _train(args):
-    from . import ledger, running
-    from .recipe import Recipe
+    from .. import ledger, running
+    from ..recipe import Recipe
 
     book, recipe = ledger.Ledger(args.results or (project_root() or Path.cwd()) / "results" / "runs"), Recipe.load(args.recipe)
     found = None if args.again or args.save else running.find_record(recipe, book)
@@ -385,30 +386,30 @@ def _train(args):
 
 
 def _sweep(args):
-    from .recipe import Sweep
-    from .running import run_all
-    from .tables import Results
+    from ..recipe import Sweep
+    from ..running import run_all
+    from ..tables import Results
 
     sweep, said = Sweep.load(args.sweep), []
     recipes = [recipe for _, recipe in sweep.cells()]
-    ledger = Results(_shelf_of(args.sweep, sweep), args.results, args.fresh).ledger
+    ledger = Results(_store_of(args.sweep, sweep), args.results, args.fresh).ledger
     run_all(recipes, ledger, args.workers or None, lambda line: said.append(print(line, flush=True)), **_how(args))
     if is_first_process():
         print(f"the records are in {ledger.folder}" if said else f"all {len(recipes)} runs are on record in {ledger.folder}")
 
 
-def _shelf_of(path, sweep):
+def _store_of(path, sweep):
     "The folder of results that a sweep's records go to: its profile's, or, for a file of your own, one by its name."
-    from .recipe import _own, find_recipe
+    from ..recipe import recipes_folder, find_recipe
 
     file = find_recipe(path).resolve()
-    return file.parent.name if file.parent.parent == _own().resolve() else re.sub(r"[^\w.+-]+", "_", sweep.name) or "runs"
+    return file.parent.name if file.parent.parent == recipes_folder().resolve() else re.sub(r"[^\w.+-]+", "_", sweep.name) or "runs"
 
 
 def _report(args):
     _check_profile(args.profile)
     from .report import note_missing, write_report
-    from .tables import Results
+    from ..tables import Results
 
     folder = Results(args.profile, args.results).folder
     if project_root() is None or args.page_only:
@@ -430,17 +431,17 @@ def _report(args):
 
 def _commit(args):
     _check_profile(args.profile)
-    from .ledger import commit
-    from .tables import Results
+    from ..ledger import commit
+    from ..tables import Results
 
     moved = commit(Results(args.profile, args.results).ledger)
     print(f"{len(moved)} records moved")
 
 
 def _distances(args):
-    from ._files import write_atomic
-    from .ancestry import shipped
-    from .running import DISTANCES, measure_distances
+    from ..files import write_atomic
+    from ..ancestry import shipped
+    from ..running import DISTANCES, measure_distances
 
     path = shipped().get(args.ancestry, Path(args.ancestry)) / DISTANCES
     if path.exists() and not args.again:
@@ -451,10 +452,10 @@ def _distances(args):
 
 
 def _list(args):
-    from . import methods
-    from .ancestry import shipped
-    from .data import names
-    from .recipe import profiles
+    from .. import methods
+    from ..ancestry import shipped
+    from ..data import names
+    from ..recipe import profiles
 
     rows = {"profiles": profiles(), "methods": methods.names(), "data sets": names(), "ancestries": list(shipped())}
     if project_root():

@@ -1,0 +1,73 @@
+"Calibration images: batches of unlabelled images in the form that a model takes, from whatever holds them."
+import sys
+
+import torch
+
+
+def image_batches(images, batch_size, model=None):
+    """Yield image tensors (B, C, H, W) from a tensor, a Dataset or a DataLoader; labels are dropped.
+
+    With `model`, a timm VisionTransformer, the images are checked against its input. Raises ValueError for anything
+    that holds no images, and for images of another size, channel count or type.
+    """
+    for batch in _tensors(images, batch_size):
+        if model is not None:
+            check_images(batch, model.patch_embed)
+        yield batch
+
+
+def calibration_batches(images, batch_size, max_images, model):
+    "List batches of at most `max_images` images on the model's device. ValueError when there are none, or not finite."
+    remaining = sys.maxsize if max_images is None else max_images
+    if type(remaining) is not int or remaining < 1:
+        raise ValueError(f"max_images is {max_images!r}, wanted a whole number of at least 1.")
+    batches, device = [], next(model.parameters()).device
+    for batch in image_batches(images, batch_size, model):
+        batch = batch[:remaining].to(device)
+        if len(batch):
+            batches.append(batch)
+            remaining -= len(batch)
+        if remaining <= 0:
+            break
+    if not batches:
+        raise ValueError("there are no images to calibrate on; give at least one.")
+    if not all(x.isfinite().all() for x in batches):
+        raise ValueError("some calibration images are not finite; look for NaN in the pixels or a std of 0.")
+    return batches
+
+
+def check_images(batch, embed):
+    "Raise ValueError unless patch embedding `embed` takes the images in `batch` (B, C, H, W)."
+    height_width = embed.img_size or batch.shape[2:]
+    wanted, given = _size_text(embed.proj.in_channels, *height_width), _size_text(*batch.shape[1:])
+    if batch.shape[1] != embed.proj.in_channels or embed.strict_img_size and wanted != given:
+        side = embed.img_size and embed.img_size[0]
+        remedy = f" (data.image_size: {side} in a recipe, image_size={side} in a DataSpec)" if side else ""
+        raise ValueError(f"images have {given}, the model takes {wanted}; load them at its size{remedy}.")
+    if not batch.is_floating_point():
+        kind = str(batch.dtype).removeprefix("torch.")
+        raise ValueError(f"images are {kind}, wanted floats normalised as the model expects them; "
+                         "see `load_data`, or timm's transforms.")
+
+
+def _size_text(channels, height, width):
+    return f"{channels} channel{'s' * (channels != 1)} of {height} x {width} pixels"
+
+
+def _tensors(images, batch_size):
+    if isinstance(images, torch.Tensor):
+        if images.ndim != 4:
+            raise ValueError(f"images have shape {tuple(images.shape)}, wanted (images, channels, height, width).")
+        yield from images.split(batch_size)
+        return
+    if isinstance(images, torch.utils.data.Dataset):
+        # a generator of its own: a DataLoader would draw its seed from PyTorch's
+        images = torch.utils.data.DataLoader(images, batch_size=batch_size, generator=torch.Generator())
+    for batch in images:
+        if isinstance(batch, dict):
+            batch = batch.get("image", batch.get("pixel_values"))
+        batch = batch[0] if isinstance(batch, (list, tuple)) else batch
+        if not isinstance(batch, torch.Tensor) or batch.ndim != 4:
+            raise ValueError("a batch holds no images; wanted a tensor (images, channels, height, width), alone, "
+                             "first in a tuple, or as 'image' or 'pixel_values' in a dict.")
+        yield batch
