@@ -1,5 +1,6 @@
 "Recipes: strict to read, whole when written, and one key for one run."
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from learngene.recipe import AugmentSpec, DataSpec, MethodSpec, Recipe, ShapeSpec, Sweep, TrainSpec, find_recipe, new_model, profiles
+from learngene.ancestry import shipped
+from learngene.recipe import (
+    AugmentSpec, DataSpec, MethodSpec, Recipe, ShapeSpec, Sweep, TrainSpec, find_recipe, new_model, profiles, recipes_folder,
+)
 
 GOOD = dict(name="r", ancestry="vit_nano_p2_8.digits")
 
@@ -194,13 +198,8 @@ def test_every_field_is_in_the_key(part, field):
 
 def test_a_normalisation_that_is_not_stated_is_in_no_key():
     "`mean` and `std` are younger than the records, whose keys stay."
-    files = sorted((Path(__file__).parents[1] / "results").glob("*/records/*.json"))[::12]
-    assert len(files) > 50
-    for file in files:
-        record = json.loads(file.read_text())
-        recipe = Recipe.from_dict(record["meta_info"]["recipe"])
-        assert (recipe.key, recipe.to_dict()) == (record["run_info"]["key"], record["meta_info"]["recipe"]), file
-    assert make().to_dict() == make(data=dict(mean=None, std=None)).to_dict() and not {"mean", "std"} & set(make().to_dict()["data"])
+    assert make().to_dict() == make(data=dict(mean=None, std=None)).to_dict()
+    assert not {"mean", "std"} & set(make().to_dict()["data"])
 
 
 def test_a_normalisation_that_is_stated(tmp_path):
@@ -273,17 +272,50 @@ def test_unknown_name_suggests(tmp_path, monkeypatch):
     assert "digits" in profiles()
 
 
-def test_every_shipped_recipe_loads():
-    from learngene.recipe import recipes_folder
+# --- what ships: recipes keep their keys, so records keep their recipes
 
-    files = sorted(recipes_folder().glob("*/*.yaml"))
-    assert len(files) >= 3
+ROOT = Path(__file__).parents[1]
+KEYS = json.loads((ROOT / "tests" / "recipe_keys.json").read_text())  # "profile/recipe" -> "CELLS DIGEST" of its keys
+
+
+@pytest.fixture(scope="module")
+def shipped_recipes():
+    "Every shipped recipe or sweep: name -> its Recipes, in order."
+    cells = {}
+    for file in sorted(recipes_folder().glob("*/*.yaml")):
+        name = f"{file.parent.name}/{file.stem}"
+        is_sweep = "vary" in yaml.safe_load(file.read_text(encoding="utf-8"))
+        cells[name] = [recipe for _, recipe in Sweep.load(name).cells()] if is_sweep else [Recipe.load(name)]
+    return cells
+
+
+def test_shipped_recipes_keep_their_keys(shipped_recipes):
+    "A changed key orphans its committed records; a new recipe adds its line to recipe_keys.json."
+    stated = {}
+    for name, recipes in shipped_recipes.items():
+        keys = [recipe.key for recipe in recipes]
+        assert len(set(keys)) == len(keys), name
+        stated[name] = f"{len(keys)} {hashlib.sha256(' '.join(keys).encode()).hexdigest()[:12]}"
+    assert stated == KEYS
+
+
+def test_every_committed_record_belongs_to_a_shipped_recipe(shipped_recipes):
+    known = {recipe.key for recipes in shipped_recipes.values() for recipe in recipes}
+    files = sorted((ROOT / "results").glob("*/records/*.json"))
+    assert len(files) > 900
     for file in files:
-        is_sweep = "vary" in yaml.safe_load(file.read_text())
-        made = (Sweep if is_sweep else Recipe).load(f"{file.parent.name}/{file.stem}")
-        if is_sweep:
-            keys = [r.key for _, r in made.cells()]
-            assert len(set(keys)) == len(keys)
+        record = json.loads(file.read_text(encoding="utf-8"))
+        recipe, key = Recipe.from_dict(record["meta_info"]["recipe"]), record["run_info"]["key"]
+        assert key in known and recipe.key == key and recipe.to_dict() == record["meta_info"]["recipe"], file.name
+        assert file.stem.endswith(f"-{key}"), file.name
+
+
+@pytest.mark.parametrize("name, made_by", [("vit_nano_p2_8.digits", "digits/ancestry"), ("vit_pico_p8_64.tin100", "small/vit_pico")])
+def test_shipped_ancestries_were_made_by_shipped_recipes(name, made_by):
+    config = json.loads((shipped()[name] / "config.json").read_text(encoding="utf-8"))
+    record = config["extra"]["record"]
+    assert record["run_info"]["key"] == Recipe.load(made_by).key
+    assert Recipe.from_dict(record["meta_info"]["recipe"]).key == record["run_info"]["key"]
 
 
 # --- sweeps
