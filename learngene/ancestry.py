@@ -7,7 +7,7 @@ __all__ = ['shipped', 'load_ancestry', 'expects']
 
 # %% ../nbs/01_ancestry.ipynb #dd32bd96
 from .files import CONFIG, near, read_config
-from .vit import FORMAT, build_vit, check_vit, load_vit
+from .vit import VIT_FORMAT, build_vit, check_vit, load_vit
 
 import json
 import sys
@@ -53,7 +53,7 @@ def _from_folder(path, pretrained, kw):
         return timm.create_model(f"local-dir:{path}", pretrained=pretrained, **kw)
     if kw:
         raise TypeError(f"{path} states its whole architecture; it takes no {', '.join(kw)}.")
-    return load_vit(path) if pretrained else build_vit(read_config(path, FORMAT)["config"], device="cpu")
+    return load_vit(path) if pretrained else build_vit(read_config(path, VIT_FORMAT)["config"], device="cpu")
 
 
 def _from_timm(name, pretrained, kw):

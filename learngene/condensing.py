@@ -7,7 +7,8 @@ __all__ = ['FORMAT', 'CENTROIDS', 'SIGNATURES', 'Learngene', 'gather', 'condense
 
 # %% ../nbs/04_condensing.ipynb #2e8f4f2f
 from .files import load_tensors, near, save_tensors
-from .cluster import RULES, HeadCluster, check_eps, check_clustering, cluster_ffns, cluster_heads
+from .cluster import HeadCluster, cluster_ffns, cluster_heads
+from .cluster_options import RULES, check_clustering, check_eps
 from .density import attention_distance_signature, mean_attention_distance
 from .vit import fingerprint, vit_config
 

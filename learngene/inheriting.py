@@ -399,7 +399,7 @@ def build(
     if plan.num_classes is not None:
         config["num_classes"] = plan.num_classes
     model = build_vit(config)
-    model = fill_vit(model, _weights(learngene, plan, model), what="the learngene's tensors")
+    model = fill_vit(model, _weights(learngene, plan, model), source="the learngene's tensors")
     if plan.ffn == "transform":
         _expand_ffns(model, plan)
     return model

@@ -6,7 +6,7 @@
 __all__ = ['ClusterLearngene']
 
 # %% ../../nbs/methods/03_cluster_learngene.ipynb #a754a4e0
-from ..cluster import RULES, WAYS, check_clustering
+from ..cluster_options import CLUSTERINGS, RULES, check_clustering
 from ..condensing import CENTROIDS, SIGNATURES, condense
 from ..inheriting import FFN, LAYERS, ORDERS, PROJ, inherit, plan
 from .core import Shape, check_options, register
@@ -34,7 +34,7 @@ class ClusterLearngene:
     _ffn = FFN  # values of the option
 
     def __post_init__(self):
-        check_options(self, eps=0.0, ffn_eps=0.0, min_heads=1, rule=RULES, proj=PROJ, ffn=self._ffn, cluster_by=WAYS, signature=SIGNATURES,
+        check_options(self, eps=0.0, ffn_eps=0.0, min_heads=1, rule=RULES, proj=PROJ, ffn=self._ffn, cluster_by=CLUSTERINGS, signature=SIGNATURES,
                       centroid=CENTROIDS, ffn_centroid=CENTROIDS, order=ORDERS, layers=(*LAYERS, list, tuple))
         check_clustering(self.cluster_by, self.k, self.min_heads)
 
