@@ -13,7 +13,7 @@ from ..files import atomic_folder, is_first_process, read_config, write_atomic
 from ..ancestry import shipped
 from ..ledger import SEEN, Ledger, code_version, file_name, read_record, source_digest
 from ..recipe import Recipe, Sweep, find_recipe
-from ..vit import FORMAT
+from ..vit import VIT_FORMAT
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ def attempt(job, ledger, home, until, aloud, **how):
         if job.table != "ancestry":
             return running.run(job.recipe, ledger, on_epoch=on_epoch, again=True, home=home, policy=policy, **how)
         folder = running.trained(job.recipe, on_epoch, home, policy, **how)
-        record = read_config(folder, FORMAT)["extra"]["record"]
+        record = read_config(folder, VIT_FORMAT)["extra"]["record"]
         if is_first_process():
             ledger.add(record)
         return record
