@@ -11,8 +11,10 @@ __all__ = ['to_frame', 'to_curves', 'mean_sd', 'table', 'compare', 'describe_dif
 from .files import project_root, write_atomic
 from .ledger import Ledger, file_name, read_record
 from .recipe import Sweep
+from .plotting import FILLS, marker_style, method_marker, method_style
 from .running import find_record
 
+import itertools
 import json
 from pathlib import Path
 
@@ -137,16 +139,15 @@ def draw_intervals(
     effects,  # difference, low and high of each row
     rows,  # what to call them
     ax=None,  # matplotlib axes
+    styles=None,  # how each dot is drawn (`plotting.marker_style`); None = each row is a method, drawn as methods are
     shift=0.0,  # of this set of dots, in rows downward
-    color="C0",  # one for all, or one for each row
-    label=None,  # of the set, for a legend
 ):  # the axes
-    "A dot and its interval on a line of its own for each row, the first on top."
+    "Draw a dot and its interval on a line of its own for each row, the first on top."
     import matplotlib.pyplot as plt
 
-    ax, colors = ax or plt.gca(), [color] * len(rows) if isinstance(color, str) else color
-    for y, (d, low, high, c) in enumerate(zip(effects.difference, effects.low, effects.high, colors)):
-        ax.errorbar(d, y + shift, xerr=[[d - low], [high - d]], fmt="o", ms=4, color=c, label=label if y == 0 else None)
+    ax, styles = ax or plt.gca(), styles or [method_marker(row) for row in rows]
+    for y, (d, low, high, style) in enumerate(zip(effects.difference, effects.low, effects.high, styles, strict=True)):
+        ax.errorbar(d, y + shift, xerr=[[d - low], [high - d]], ms=5, ecolor=style["color"], **style)
     ax.axvline(0, color="0.6", lw=0.8)
     ax.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5), xlabel="difference in points")
     ax.spines[["top", "right", "left"]].set_visible(False)
@@ -157,11 +158,14 @@ def draw_effects(
     effects,  # from `against`
     ax=None,  # matplotlib axes
 ):  # the axes
-    "Differences with their intervals, one line a row of the table; a dot to the right of zero is for the method that was compared."
+    "Draw differences with their intervals, one line a row of the table; right of zero is for the compared method."
     columns, rows = list(effects.iloc[:, 0].unique()), list(effects.method.unique())
-    for i, column in enumerate(columns):
+    for i, (column, fill) in enumerate(zip(columns, itertools.cycle(FILLS))):
         part = effects[effects.iloc[:, 0] == column].set_index("method").reindex(rows)
-        ax = draw_intervals(part, rows, ax, (i - (len(columns) - 1) / 2) * 0.25, f"C{i}", column)
+        shift = (i - (len(columns) - 1) / 2) * 0.25
+        ax = draw_intervals(part, rows, ax, [method_marker(row, fill) for row in rows], shift)
+        if len(columns) > 1:
+            ax.plot([], [], ls="", label=column, **marker_style("0.3", "o", fill))
     if len(columns) > 1:
         ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
@@ -283,11 +287,11 @@ def draw_curves(
     import matplotlib.pyplot as plt
 
     ax = ax or plt.gca()
-    for i, (method, group) in enumerate(curves.groupby("method", sort=False)):
-        by = group.groupby("epoch")["accuracy"]
+    for method, group in curves.groupby("method", sort=False):
+        by, style = group.groupby("epoch")["accuracy"], method_style(method)
         mean, sd = by.mean() * 100, by.std(ddof=1).fillna(0) * 100
-        ax.plot(mean.index, mean, color=f"C{i}", label=method)
-        ax.fill_between(mean.index, mean - sd, mean + sd, color=f"C{i}", alpha=0.2, lw=0)
+        ax.plot(mean.index, mean, label=method, ms=4, **style)
+        ax.fill_between(mean.index, mean - sd, mean + sd, color=style["color"], alpha=0.2, lw=0)
     ax.set(xlabel="epoch", ylabel="validation accuracy (%)")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False)

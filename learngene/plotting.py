@@ -1,0 +1,97 @@
+"""How methods are drawn: one colour, one marker and one dash each, in every figure, told apart in grey too."""
+import re
+import zlib
+
+REFITTED, WITH_VALUES = (0, (5, 1)), (0, (3, 1, 1, 1))
+
+METHOD_STYLES = {  # method: colour, marker, dash
+    "cluster-learngene": ("#1f4e9c", "o", "-"),
+    "pretraining-finetuning": ("#d9701a", "s", "--"),
+    "pretraining-finetuning, 12 layers": ("#e8a96b", "s", (0, (1, 1))),
+    "from-scratch": ("#a8a8a8", "^", ":"),
+    "weight-transformation": ("#7a4a21", "X", (0, (1, 1))),
+    "heuristic-learngene": ("#2b8a57", "v", "-."),
+    "heuristic-learngene, 6 layers": ("#8fce8f", "v", "-."),
+    "auto-learngene": ("#8c5fb3", "D", (0, (5, 1, 1, 1))),
+    "auto-learngene, 3 layers": ("#c3a5dc", "D", (0, (5, 1, 1, 1))),
+    "front layers": ("#2b8a57", "<", "--"),
+    "middle layers": ("#c2185b", "P", "-."),
+    "last layers": ("#6bb7d6", ">", ":"),
+    "all or nothing": ("#111111", "*", ""),
+    "clustered heads": ("#5b9bd5", "d", "-"),
+    "first heads": ("#f0a868", "h", "-"),
+    "random heads": ("#8a8a8a", "p", "-"),
+    "k-means heads": ("#8fce8f", "P", "-"),
+    "evenly spaced heads": ("#c9b400", "8", "-"),
+    "evenly spaced layers": ("#7a4a21", "8", "-"),
+}
+
+ALIASES = {  # the same method, as other tables call it
+    "Algorithm 1": "cluster-learngene", "priority": "cluster-learngene", "ε 1 x": "cluster-learngene",
+    "heads nearest, FFNs nearest": "cluster-learngene", "the paper's rule": "cluster-learngene",
+    "the paper's text": "cluster-learngene", "columns by proportion": "cluster-learngene",
+    "from scratch": "from-scratch", "talking heads": "weight-transformation",
+    "heuristic": "heuristic-learngene", "heuristic, 6 layers": "heuristic-learngene, 6 layers",
+    "auto": "auto-learngene", "auto, 3 layers": "auto-learngene, 3 layers",
+    "all layers": "all or nothing", "no layer": "all or nothing",
+    "clustered": "clustered heads", "first": "first heads", "random": "random heads",
+}
+
+VERDICT_STYLES = {  # verdict: colour, marker, fill
+    "holds": ("#1b6e3c", "o", "full"), "holds in part": ("#d9701a", "D", "left"),
+    "undecided": ("#8a8a8a", "o", "none"), "does not hold": ("#8e1b22", "X", "full"),
+}
+
+FILLS = ("full", "none", "left", "top", "right", "bottom")  # of markers: one for each column of a table
+
+_COLOURS = ("#1b6e3c", "#c2185b", "#5b9bd5", "#c9b400", "#7a4a21", "#8c5fb3", "#f08c8c", "#3b3b3b", "#6f9e1e")
+_MARKERS = ("v", "<", ">", "P", "X", "D", "d", "p", "h", "8", "*")
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+
+
+def marker_style(
+    color,  # of the marker
+    marker,  # its shape
+    fill,  # one of `FILLS`
+) -> dict:  # arguments for `Axes.plot` and `Axes.errorbar`
+    "Draw a marker full, hollow or in halves; what is not filled is white."
+    inside = "white" if fill == "none" else color
+    return dict(color=color, marker=marker, fillstyle="full" if fill == "none" else fill, mfc=inside, markerfacecoloralt="white")
+
+
+def method_style(
+    name,  # of a method, as a recipe, table or figure labels it
+) -> dict:  # color, marker, linestyle, for `Axes.plot` and `Axes.errorbar`
+    "Look up how a method is drawn, wherever it is drawn."
+    plain, _, refit = name.partition(", refitted")
+    base = _known(plain)
+    if base is None:
+        code = zlib.crc32(name.encode())
+        base = _COLOURS[code % len(_COLOURS)], _MARKERS[code % len(_MARKERS)], _DASHES[code % len(_DASHES)]
+    color, marker, dash = base
+    if ", refitted" in name:
+        dash = WITH_VALUES if refit else REFITTED
+    return dict(color=color, marker=marker, linestyle=dash)
+
+
+def method_marker(
+    name,  # of a method
+    fill="full",  # one of `FILLS`
+) -> dict:  # arguments for `Axes.plot` and `Axes.errorbar`
+    "Look up how a single dot of a method is drawn."
+    style = method_style(name)
+    return marker_style(style["color"], style["marker"], fill)
+
+
+def verdict_marker(
+    verdict,  # of `tables.judge`
+) -> dict:  # arguments for `Axes.plot` and `Axes.errorbar`
+    "Look up how the dot of a verdict is drawn."
+    return marker_style(*VERDICT_STYLES[verdict])
+
+
+def _known(name):
+    "The style of a name, else of the name without its numbers, else of what stands before its first comma."
+    for form in (name, re.sub(r" \d+\b", "", name), name.split(",")[0]):
+        if style := METHOD_STYLES.get(ALIASES.get(form, form)):
+            return style
