@@ -19,7 +19,7 @@ METHOD_STYLES = {  # method: colour, marker, dash
     "last layers": ("#6bb7d6", ">", ":"),
     "all or nothing": ("#111111", "*", ""),
     "clustered heads": ("#5b9bd5", "d", "-"),
-    "first heads": ("#f0a868", "h", "-"),
+    "first heads": ("#b85c00", "h", "-"),
     "random heads": ("#8a8a8a", "p", "-"),
     "k-means heads": ("#8fce8f", "P", "-"),
     "evenly spaced heads": ("#c9b400", "8", "-"),
