@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['to_frame', 'to_curves', 'mean_sd', 'table', 'compare', 'describe_difference', 'against', 'verdict',
-           'describe_effects', 'draw_intervals', 'draw_effects', 'differences', 'judge', 'published', 'beside_paper',
-           'epochs_to', 'describe_epochs', 'draw_curves', 'Results']
+           'describe_effects', 'draw_intervals', 'draw_effects', 'differences', 'judge', 'beside_paper', 'epochs_to',
+           'describe_epochs', 'draw_curves', 'Results']
 
 # %% ../nbs/14_tables.ipynb #adc1b4cb
+from .captions import caption_facts
 from .files import project_root, write_atomic
 from .ledger import Ledger, file_name, read_record
 from .recipe import Sweep
+from .paper import published
 from .plotting import FILLS, marker_style, method_marker, method_style
 from .running import find_record
 
@@ -215,17 +217,6 @@ def _holm(ps, level=0.05):
         clear[i] = True
     return clear
 
-# %% ../nbs/14_tables.ipynb #5af832ac
-def published(
-    name: str,  # of a paper notebook, e.g. "table8"
-) -> pd.DataFrame:  # row, column, value, unit, source
-    "What is known of one of the paper's tables or figures; no lines where nothing is. FileNotFoundError outside a checkout."
-    root = project_root()
-    if root is None:
-        raise FileNotFoundError("the paper's numbers lie in results/paper/published.csv of a checkout of the project; run this inside one.")
-    known = pd.read_csv(root / "results/paper/published.csv", dtype=dict(row=str, column=str))
-    return known[known.table == name].drop(columns="table").reset_index(drop=True)
-
 # %% ../nbs/14_tables.ipynb #7a5b6ed0
 def beside_paper(
     frame,  # from `to_frame`
@@ -329,12 +320,17 @@ class Results:
         table=None,  # a DataFrame
         figure=None,  # a matplotlib figure
         records=(),  # the records it came from
+        alt="",  # what the figure shows, for readers who cannot see it
+        notes=(),  # sentences that stand under the table, one a line
     ):
-        "Write a table (csv), a figure (svg, png) and their card."
-        card = dict(name=name, title=title, caption=caption, text=text, table=None, figure=None, records=_origin(self.ledger, records))
+        "Write a table (csv), a figure (svg, png) and their card; the caption gains what `caption_facts` knows of the runs."
+        caption = " ".join(filter(None, [caption, caption_facts(records)]))
+        card = dict(name=name, title=title, caption=caption, text=text, alt=alt, notes=list(notes), table=None, figure=None)
+        card["records"] = _origin(self.ledger, records)
         if table is not None:
             card["table"] = f"tables/{name}.csv"
-            write_atomic(self.folder / card["table"], table.to_csv())
+            unnamed = isinstance(table.index, pd.RangeIndex) and table.index.name is None
+            write_atomic(self.folder / card["table"], table.to_csv(index=not unnamed))
         if figure is not None:
             card["figure"] = f"figures/{name}.svg"
             (self.folder / "figures").mkdir(parents=True, exist_ok=True)

@@ -18,10 +18,11 @@ from learngene.ledger import file_name
 
 
 def record(seed=0, accuracy=0.5, clean=True, name="r", key=None, epochs=2):
-    history = [dict(epoch=e, lr=1e-3, train_loss=None if e == 0 else 2.0 / e, val_accuracy=accuracy * e / epochs, val_loss=1.0) for e in range(epochs + 1)]
+    history = [dict(epoch=e, lr=1e-3, train_loss=None if e == 0 else 2.0 / e, val_accuracy=accuracy * e / max(epochs, 1), val_loss=1.0) for e in range(epochs + 1)]
     return dict(schema=1, run_info=dict(name=name, seed=seed, key=key or f"{seed:012x}", device="cpu", code=dict(clean=clean, commit="c0ffee", version="1")),
                 train_info=dict(test_accuracy=accuracy, seconds=3.0, history=history),
-                meta_info=dict(params=10, flops=4e9, inherited_params=7, recipe=dict(train=dict(epochs=epochs))))
+                meta_info=dict(params=10, flops=4e9, inherited_params=7, data_sizes=dict(train=100, val=10, test=10),
+                               recipe=dict(ancestry=None, train=dict(epochs=epochs, batch_size=40))))
 
 
 def cells_and_records(accuracies):
@@ -307,7 +308,7 @@ def test_published(table, row, column, value):
 
 def test_published_of_what_is_not_known(monkeypatch):
     assert T.published("table5").empty and list(T.published("table5")) == ["row", "column", "value", "unit", "source"]
-    monkeypatch.setattr(T, "project_root", lambda: None)
+    monkeypatch.setattr("learngene.paper.project_root", lambda: None)
     with pytest.raises(FileNotFoundError, match="results/paper/published.csv of a checkout"):
         T.published("table8")
 

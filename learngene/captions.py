@@ -1,0 +1,105 @@
+"""What every caption says of its runs: how long they trained, and how alike their ancestry's heads are."""
+from functools import cache
+
+import torch
+
+from .ancestry import load_ancestry, shipped
+from .density import patch_distances
+from .files import project_root
+from .paper import published_distances, published_value
+from .running import known_distances
+
+DEIT_B_PATCHES = ((14, 14), (16, 16), 1)  # grid, pixels a patch, class token
+
+
+def steps_of(
+    record: dict,  # of a run
+) -> int:
+    "Count the optimiser steps of a run: epochs times whole batches of its training images."
+    train, images = record["meta_info"]["recipe"]["train"], record["meta_info"]["data_sizes"]["train"]
+    return train["epochs"] * (images // min(train["batch_size"], images))
+
+
+def paper_steps() -> int:
+    "Compute the optimiser steps of the paper's Base models: 50 epochs of ImageNet in batches of 640."
+    images = published_value("settings", "ImageNet", "training images")
+    batch = published_value("settings", "cluster-learngene, DeiT-B", "batch on ImageNet")
+    return int(published_value("settings", "cluster-learngene", "epochs on ImageNet") * (images // batch))
+
+
+def training_budget(
+    records,  # of the runs that are shown
+) -> str:  # one sentence; "" without records
+    "State the optimiser steps of some runs, beside the paper's where its numbers are at hand."
+    if not records:
+        return ""
+    epochs = _range([r["meta_info"]["recipe"]["train"]["epochs"] for r in records])
+    steps = _range([steps_of(r) for r in records])
+    if steps == "0":
+        return "Nothing is trained here."
+    ours = f"A run here takes {steps} optimiser steps ({epochs} epoch{'s' * (epochs != '1')})"
+    return f"{ours}; the paper's about {round(paper_steps(), -3):,} (50 epochs of ImageNet)." if project_root() else f"{ours}."
+
+
+def _range(values):
+    "The least and the greatest number, or the one that all are."
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def uniform_distance(
+    grid_size,  # patches, (rows, columns)
+    patch_size,  # pixels, (height, width)
+    prefix_tokens=0,  # tokens that are no patches, as the class token
+) -> float:  # pixels
+    """Compute the mean attention distance of a head that attends to all tokens alike (eq. 4).
+
+    What it gives to tokens that are no patches goes nowhere: with N patches it is N / (N + prefix) of the mean distance."""
+    T = patch_distances(grid_size, patch_size)
+    return float(T.sum() / len(T) / (len(T) + prefix_tokens))
+
+
+def against_uniform(
+    distances,  # (L, H) pixels
+    uniform: float,  # pixels, from `uniform_distance`
+) -> tuple:  # (mean distance as a share of the uniform one, greatest deviation of a head from it as a share)
+    "Measure how near an ancestry's heads are to attending to all tokens alike."
+    share = torch.as_tensor(distances) / uniform
+    return float(share.mean()), float((share - 1).abs().max())
+
+
+@cache
+def head_spread(
+    ancestry: str,  # a name of `shipped()`
+) -> tuple:  # as `against_uniform`
+    "Measure an ancestry by the distances that come with it. FileNotFoundError when none do."
+    model, known = load_ancestry(ancestry), known_distances(ancestry)
+    uniform = uniform_distance(model.patch_embed.grid_size, model.patch_embed.patch_size, model.num_prefix_tokens)
+    return against_uniform(known["distances"], uniform)
+
+
+def alike_heads(
+    records,  # of the runs that are shown
+) -> str:  # one sentence for each ancestry with distances; "" where there is none
+    "State how near the heads of the runs' ancestries are to attending to all tokens alike, beside DeiT-B's."
+    sentences = []
+    ancestries = {r["meta_info"]["recipe"].get("ancestry") for r in records}
+    for ancestry in sorted(ancestries & set(shipped())):  # others carry no distances
+        mean, most = head_spread(ancestry)
+        sentences.append(f"The heads of {ancestry} look {mean:.2f} times as far as attention to all tokens alike, "
+                         f"none differs from it by more than {most:.0%}{_beside_deit_b()}.")
+    return " ".join(sentences)
+
+
+def _beside_deit_b():
+    if not project_root():
+        return ""
+    mean, most = against_uniform(published_distances(), uniform_distance(*DEIT_B_PATCHES))
+    return f" (DeiT-B's: {mean:.2f} times, up to {most:.0%})"
+
+
+def caption_facts(
+    records,  # of the runs that are shown
+) -> str:
+    "State what every caption has to say of its runs."
+    return " ".join(filter(None, [training_budget(records), alike_heads(records)]))
