@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['ORDERS', 'PROJ', 'FFN', 'LAYERS', 'share_heads', 'order_clusters', 'heads_by_depth', 'LayerPlan', 'Plan', 'plan',
-           'with_heads', 'refuse_with_budget', 'check_same_ancestry', 'class_count', 'source_layers', 'head_counts',
-           'is_classifier', 'FFNTransform', 'merge', 'StrictDict', 'inherit', 'build', 'save_descendant',
-           'load_descendant']
+           'with_heads', 'check_same_ancestry', 'class_count', 'source_layers', 'head_counts', 'is_classifier',
+           'FFNTransform', 'merge', 'StrictDict', 'inherit', 'build', 'save_descendant', 'load_descendant']
 
 # %% ../nbs/05_inheriting.ipynb #d54bfe74
 from .files import near
@@ -114,22 +113,9 @@ def plan(
     proj="paper",  # output projection: "paper", "aligned" or "folded"
     ffn="transform",  # FFNs that come from one centroid: "transform" or "copy"
     layers="front",  # which ancestry layers: "front", "middle" or "last" ones, "even"ly spaced ones, or a list of them
-    order="priority",  # in which turn centroids are shared among heads: "priority", "original", "ascending" or "descending", see `order_clusters`
-    budget=None,  # instead of a shape: a `Budget`, see the room on budgets (not in the paper); needs `ancestry` and `images`
-    ancestry=None,  # with budget: the model that was condensed
-    images=None,  # with budget: some hundred calibration images
+    order="priority",  # in which turn centroids are shared among heads: "priority", "original", "ascending" or "descending"
 ) -> Plan:
     "Decide which piece of the learngene goes where, without touching weights. ValueError for a shape that cannot be made."
-    if budget is not None:
-        if not (depth is heads is omega is None and layers == "front"):
-            raise ValueError("give a budget or a shape (depth, heads, omega, layers), not both.")
-        refuse_with_budget(proj=(proj, "paper"), ffn=(ffn, "transform"), order=(order, "priority"))
-        from learngene.budgeting import solve  # a later room
-
-        if not hasattr(budget, "limits"):
-            raise ValueError(f"budget is {budget!r}, wanted a Budget, e.g. learngene.Budget(params=0.25).")
-        check_same_ancestry(learngene, ancestry)
-        return solve(learngene, budget, ancestry, images, num_classes)
     for name, value, known in [("proj", proj, PROJ), ("ffn", ffn, FFN), ("layers", layers, LAYERS)]:
         if value not in known and not (name == "layers" and isinstance(value, (list, tuple))):
             raise ValueError(f"{name} is {value!r}{near(value, known)}, wanted one of {', '.join(known)}.")
@@ -161,13 +147,6 @@ def with_heads(
 
 # %% ../nbs/05_inheriting.ipynb #79d0213e
 PROJ, FFN, LAYERS = ("paper", "aligned", "folded"), ("transform", "copy"), ("front", "middle", "last", "even")
-
-
-def refuse_with_budget(**options):
-    "ValueError for an option, (value, default), that is not at its default."
-    for name, (value, default) in options.items():
-        if value != default:
-            raise ValueError(f"{name} is {value!r}, but it is given by the budget, leave it out.")
 
 
 def check_same_ancestry(learngene, ancestry):
@@ -366,28 +345,10 @@ def inherit(
     proj="paper",  # output projection: "paper", "aligned" or "folded"
     ffn="transform",  # FFNs that come from one centroid: "transform" learns to tell them apart, "copy" makes them independent at once
     layers="front",  # which ancestry layers: "front", "middle" or "last" ones, "even"ly spaced ones, or a list of them
-    refit=None,  # calibration images: solve the output matrices for the kept heads, see the room on refitting (not in the paper); needs `ancestry`
-    ffn_width=None,  # with refit: hidden neurons to keep in each FFN, a number, a share, or a list
-    budget=None,  # with refit, instead of a shape: a `Budget`, see the room on budgets (not in the paper)
-    ancestry=None,  # with refit: the model that was condensed
     order="priority",  # in which turn centroids are shared among heads, see `order_clusters`
 ):  # a timm VisionTransformer in eval mode; with shared FFNs and ffn="transform", call `merge` after training (`fit` does)
-    "Make a descendant: a timm VisionTransformer of the wanted shape, started from a learngene (section 3.2). ValueError as `plan`; with refit also for another ancestry."
-    if (ffn_width is not None or budget is not None or refit is not None) and (refit is None or ancestry is None):
-        raise ValueError("refit, ffn_width and budget need both `refit=` (calibration images) and `ancestry=` (the model that was condensed).")
-    if budget is not None:
-        refuse_with_budget(ffn_width=(ffn_width, None))
-    elif refit is not None:
-        check_same_ancestry(learngene, ancestry)
-    made = plan(learngene, depth, heads, omega, num_classes, proj, ffn, layers, order, budget, ancestry, refit)
-    if refit is None:
-        return build(learngene, made)
-    from learngene import refitting  # a later room
-
-    model = build(learngene, dataclasses.replace(made, ffn="copy")).to(next(ancestry.parameters()).device)
-    widths = ffn_width if budget is None else [p.ffn_width for p in made.layers]
-    refitting.refit(model, ancestry, refit, sources=[p.source for p in made.layers], ffn_width=widths)
-    return model
+    "Make a descendant of the given shape: the short form of `build(learngene, plan(...))` (section 3.2)."
+    return build(learngene, plan(learngene, depth, heads, omega, num_classes, proj, ffn, layers, order))
 
 # %% ../nbs/05_inheriting.ipynb #6e700720
 def build(

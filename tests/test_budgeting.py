@@ -41,7 +41,7 @@ def test_budgets_are_met_closely(made, limits):
 def test_plan_is_what_is_built(made):
     ancestry, images, learngene = made
     budget = Budget(params=0.4)
-    shape = lg.plan(learngene, budget=budget, ancestry=ancestry, images=images)
+    shape = lg.solve(learngene, budget, ancestry, images)
     child = lg.inherit(learngene, budget=budget, refit=images, ancestry=ancestry)
     assert [len(p.heads) for p in shape.layers] == [b.attn.num_heads for b in child.blocks]
     assert [p.ffn_width for p in shape.layers] == [b.mlp.fc1.out_features for b in child.blocks]
@@ -93,7 +93,7 @@ def test_latency_budget_gives_back_what_takes_the_time(made, monkeypatch, what):
 def test_smallest_model_is_named(made):
     ancestry, images, learngene = made
     with pytest.raises(ValueError, match="the smallest, one layer of one head and one neuron, has params ([0-9,.]+e?[+0-9]*) \\(wanted 100\\)"):
-        lg.plan(learngene, budget=Budget(params=100), ancestry=ancestry, images=images)
+        lg.solve(learngene, Budget(params=100), ancestry, images)
 
 
 @pytest.mark.parametrize("bad, message", [({}, "needs a limit"), (dict(params=-1), "params is -1"), (dict(latency_ms=0), "latency_ms is 0"), (dict(params=float("nan")), "params is nan"),
@@ -168,7 +168,7 @@ def test_a_layer_that_does_nothing_goes_first():
         part.weight.data.zero_()
     images = torch.randn(60, 3, 16, 16)
     learngene = lg.condense(ancestry, images, eps=1e-9)
-    shape = lg.plan(learngene, budget=Budget(params=0.7), ancestry=ancestry, images=images)
+    shape = lg.solve(learngene, Budget(params=0.7), ancestry, images)
     assert [p.source for p in shape.layers] == [0, 1, 3]
 
 
@@ -188,9 +188,15 @@ def test_what_a_budget_gives_is_not_given_besides(made, option):
     ancestry, images, learngene = made
     with pytest.raises(ValueError, match=f"{next(iter(option))} is .* given by the budget, leave it out"):
         lg.inherit(learngene, budget=Budget(params=0.5), refit=images, ancestry=ancestry, **option)
-    if "ffn_width" not in option:
-        with pytest.raises(ValueError, match="given by the budget, leave it out"):
-            lg.plan(learngene, budget=Budget(params=0.5), ancestry=ancestry, images=images, **option)
+
+
+def test_a_budget_replaces_a_shape(made):
+    ancestry, images, learngene = made
+    for shape in (dict(depth=2), dict(heads=2), dict(omega=2), dict(layers="last")):
+        with pytest.raises(ValueError, match="a budget or a shape .*, not both"):
+            lg.inherit(learngene, budget=Budget(params=0.5), refit=images, ancestry=ancestry, **shape)
+    with pytest.raises(ValueError, match="budget is 0.5, wanted a Budget"):
+        lg.solve(learngene, 0.5, ancestry, images)
 
 
 def test_budget_of_a_model_that_pools_by_attention(tmp_path):
@@ -210,7 +216,7 @@ def test_models_without_budgets_are_refused_with_a_remedy(name, monkeypatch):
     if name != "post norm":
         monkeypatch.setattr(budgeting, "prices", None)  # before anything is computed
     with pytest.raises(ValueError, match="(cannot be narrowed neuron by neuron|normalise after W.O).*choose a shape yourself"):
-        lg.plan(learngene, budget=Budget(params=0.5), ancestry=model, images=pictures(model))
+        lg.solve(learngene, Budget(params=0.5), model, pictures(model))
 
 
 def test_another_ancestry_of_the_same_shape_is_refused(made):
@@ -218,7 +224,7 @@ def test_another_ancestry_of_the_same_shape_is_refused(made):
     other, known = copy.deepcopy(ancestry), learngene.how["ancestry"]
     other.blocks[1].mlp.fc1.weight.data[0, 0] += 1
     for call in (lambda m: lg.inherit(learngene, refit=images, ancestry=m), lambda m: lg.inherit(learngene, budget=Budget(params=0.5), refit=images, ancestry=m),
-                 lambda m: lg.plan(learngene, budget=Budget(params=0.5), images=images, ancestry=m)):
+                 lambda m: lg.solve(learngene, Budget(params=0.5), m, images)):
         with pytest.raises(ValueError, match=f"not the model that was condensed: its weights are [0-9a-f]+, those of the learngene's ancestry {known}"):
             call(other)
         with pytest.raises(TypeError, match="give its `.module`"):

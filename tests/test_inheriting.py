@@ -566,7 +566,7 @@ def test_the_new_model_goes_to_the_device_of_the_ancestry(monkeypatch):
     "A learngene that was saved lies on the CPU, wherever its ancestry works."
     model, seen = make("plain"), []
     found = learngene_of(model)
-    monkeypatch.setattr("learngene.refitting.refit", lambda child, *args, **how: seen.append(next(child.parameters()).device.type))
+    monkeypatch.setattr("learngene.budgeting.refit", lambda child, *args, **how: seen.append(next(child.parameters()).device.type))
     lg.inherit(found, refit=pictures(model), ancestry=make("plain").to("meta").double())  # another type: its weights are not compared
     assert seen == ["meta"]
 

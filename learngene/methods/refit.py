@@ -6,8 +6,8 @@
 __all__ = ['PARTS', 'RefitPayload', 'ClusterLearngeneRefit', 'PretrainingFinetuningRefit', 'ClusterLearngeneBudget']
 
 # %% ../../nbs/methods/04_refit.ipynb #11bedfe8
-from ..budgeting import Budget
-from ..inheriting import refuse_with_budget, build, plan
+from ..budgeting import Budget, refuse_with_budget, solve
+from ..inheriting import build
 from .cluster_learngene import ClusterLearngene
 from .core import Shape, check_options, register
 from .pretraining_finetuning import PretrainingFinetuning
@@ -105,5 +105,5 @@ class ClusterLearngeneBudget(ClusterLearngeneRefit):
             raise ValueError("cluster-learngene+budget chooses depth and heads itself; leave shape.depth and shape.heads out.")
         if shape.num_classes not in payload.plans:
             budget = Budget(self.params, self.flops, self.latency_ms, self.memory_mb)
-            payload.plans[shape.num_classes] = plan(payload.base, num_classes=shape.num_classes, budget=budget, ancestry=payload.ancestry, images=payload.images)
+            payload.plans[shape.num_classes] = solve(payload.base, budget, payload.ancestry, payload.images, shape.num_classes)
         return payload.plans[shape.num_classes]
