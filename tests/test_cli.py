@@ -11,6 +11,7 @@ from _ddp_worker import recipe, saved_vit
 
 import learngene as lg
 from learngene.app import cli
+from learngene.app.notebooks import check_parameters, run_notebook
 
 nbformat = pytest.importorskip("nbformat", reason="the notebook tools are not installed")
 ROOT = Path(__file__).parents[1]
@@ -62,11 +63,9 @@ def test_from_outside(tmp_path):
     assert (Path(sys.executable).parent / "learngene").exists(), "the console script"
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["train"], ["report"], ["commit"], ["list"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["train"], ["sweep"], ["report"], ["commit"], ["ledger"], ["data"], ["distances"], ["list"]])
 def test_help(capsys, command):
-    with pytest.raises(SystemExit) as e:
-        cli.main([*command, "--help"])
-    assert e.value.code == 0 and "usage: learngene" in capsys.readouterr().out
+    assert "Usage: learngene" in works(capsys, *command, "--help")
 
 
 def test_list(capsys):
@@ -124,50 +123,69 @@ def test_commit_of_an_unknown_profile(capsys, tmp_path):
     assert not list(tmp_path.glob("digitz"))
 
 
+def raises(error):
+    "A function that raises an error."
+    def function(*args, **kwargs):
+        raise error
+    return function
+
+
 def test_interruption(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_list", lambda args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(lg.methods, "names", raises(KeyboardInterrupt()))
     with pytest.raises(SystemExit) as e:
         cli.main(["list"])
-    assert "interrupted" in str(e.value) and "goes on" in str(e.value)
+    message = capsys.readouterr().err
+    assert e.value.code == 130 and "interrupted" in message and "resumes" in message
+
+
+def test_version(capsys):
+    assert works(capsys, "--version") == f"learngene {lg.__version__}\n"
+
+
+def test_wrong_calls_exit_with_2(capsys):
+    for call in ([], ["run"], ["nonsense"], ["run", "table2", "--workers", "many"], ["train", "x", "--engine", "steam"]):
+        with pytest.raises(SystemExit) as e:
+            cli.main(call)
+        assert e.value.code == 2, call
 
 
 # --- parameters
 
 def test_parameters_are_checked(tmp_path):
     path = notebook(tmp_path / "n.ipynb", [PARAMETERS, "profile"])
-    cli.check_parameters(path, {})
-    cli.check_parameters(path, dict(profile="x", fresh=True, workers=-1, lr=1.5, names=[1]))
+    check_parameters(path, {})
+    check_parameters(path, dict(profile="x", fresh=True, workers=-1, lr=1.5, names=[1]))
     for given, says in [(dict(worker=1), "no parameter 'worker' (did you mean 'workers'?); it has profile, fresh"), (dict(fresh=1), "fresh is 1, wanted bool, as in fresh=False"),
                         (dict(workers=True), "wanted int"), (dict(workers="1"), "wanted int"), (dict(profile=None), "wanted str"), (dict(lr=1), "wanted float"), (dict(names=()), "wanted list")]:
         with pytest.raises(ValueError) as e:
-            cli.check_parameters(path, given)
+            check_parameters(path, given)
         assert says in str(e.value)
 
 
 def test_exactly_one_tagged_cell(tmp_path):
     with pytest.raises(ValueError, match="0 cells tagged 'parameters'"):
-        cli.check_parameters(notebook(tmp_path / "none.ipynb", [PARAMETERS], tags=()), {})
+        check_parameters(notebook(tmp_path / "none.ipynb", [PARAMETERS], tags=()), {})
     path = notebook(tmp_path / "two.ipynb", [PARAMETERS, "x = 1"])
     nb = nbformat.read(path, 4)
     nb.cells[1].metadata.tags = ["parameters"]
     nbformat.write(nb, path)
     with pytest.raises(ValueError, match="2 cells tagged 'parameters'"):
-        cli.check_parameters(path, {})
+        check_parameters(path, {})
 
 
 @pytest.mark.parametrize("source", ["import os", "a = 1 + x", "a = len([])", "a =", "a.b = 1", "print(1)", "a, b = 1, 2"])
 def test_parameters_are_literals(tmp_path, source):
     with pytest.raises(ValueError, match="nothing but NAME = literal"):
-        cli.check_parameters(notebook(tmp_path / "n.ipynb", [source]), {})
+        check_parameters(notebook(tmp_path / "n.ipynb", [source]), {})
 
 
 def test_run_notebook_hands_parameters_over(tmp_path, capsys):
     path = notebook(tmp_path / "in" / "n.ipynb", [PARAMETERS, "import os; from pathlib import Path\nprint('got', profile, fresh, workers, results, lr)\nassert Path('n.ipynb').exists()"])
     before = path.read_bytes()
     with pytest.raises(ValueError, match="did you mean 'workers'"):
-        cli.run_notebook(path, tmp_path / "out" / "n.ipynb", dict(workerz=3))
+        run_notebook(path, tmp_path / "out" / "n.ipynb", dict(workerz=3))
     assert not (tmp_path / "out").exists()
-    cli.run_notebook(path, tmp_path / "out" / "n.ipynb", dict(profile="other", fresh=True, workers=3, results="a b'c"))
+    run_notebook(path, tmp_path / "out" / "n.ipynb", dict(profile="other", fresh=True, workers=3, results="a b'c"))
     out = capsys.readouterr().out
     assert "got other True 3 a b'c 0.5" in out
     assert path.read_bytes() == before
@@ -284,6 +302,7 @@ def test_a_failing_notebook_is_one_line(checkout, capsys):
 
 def test_outside_a_checkout(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cli, "project_root", lambda: None)
+    monkeypatch.setattr("learngene.app.notebooks.project_root", lambda: None)
     assert "run this in a checkout" in fails(capsys, "run", "table2")
     assert "tables and figures" not in works(capsys, "list")
 
@@ -369,7 +388,7 @@ def test_a_recipe_is_no_sweep(capsys):
     (ModuleNotFoundError("No module named 'datasets'", name="datasets"), "pip install 'learngene[hub]'"), (ModuleNotFoundError("No module named 'jinja2'", name="jinja2"), "'jinja2': pip install jinja2"),
     (ImportError("it needs x: pip install 'learngene[hub]'."), "learngene: it needs x: pip install 'learngene[hub]'."), (AssertionError(), "learngene: AssertionError"), (AssertionError("so\nit is"), "learngene: so it is")])
 def test_other_errors_in_one_line(monkeypatch, capsys, error, says):
-    monkeypatch.setattr(cli, "_list", lambda args: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(lg.methods, "names", raises(error))
     assert fails(capsys, "list").endswith(says)
 
 

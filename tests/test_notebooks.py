@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from learngene.app.cli import notebooks, parameters_of, run_notebook
+from learngene.app.notebooks import notebooks, parameters_of, run_notebook
 from learngene.app.queue import sweeps_of
 from learngene.recipe import Sweep
 

@@ -94,7 +94,7 @@ def test_notebook_form(path):
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda p: p.stem)
 def test_paper_notebooks_define_nothing_and_have_one_parameters_cell(path):
-    from learngene.app.cli import check_parameters
+    from learngene.app.notebooks import check_parameters
 
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     assert "default_exp" not in path.read_text(encoding="utf-8")

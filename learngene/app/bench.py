@@ -56,10 +56,13 @@ def made_up(images, augment, size=64, classes=100):
 
     rng, side = np.random.default_rng(0), -(-size // 8)
     pixels = rng.integers(0, 256, (images, side, side, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)[:, :size, :size]
-    pile = Images(pixels, rng.integers(0, classes, images), [str(c) for c in range(classes)], "", range(images))
+    names = [str(c) for c in range(classes)]
+    pictures = Images(pixels, rng.integers(0, classes, images), names, "", range(images))
     plain, index = eval_transform(size, mean, std), np.arange(images)
-    train, none = ImageDataset(pile, index, train_transform(augment, size, mean, std)), ImageDataset(pile, index[:0], plain)
-    return Data("made-up images", train, none, none, ImageDataset(pile, index, plain), pile.classes, size, 3, mean, std, "")
+    train = ImageDataset(pictures, index, train_transform(augment, size, mean, std))
+    none = ImageDataset(pictures, index[:0], plain)
+    train_plain = ImageDataset(pictures, index, plain)
+    return Data("made-up images", train, none, none, train_plain, names, size, 3, mean, std, "")
 
 
 class _OneBatch:
