@@ -7,7 +7,8 @@ __all__ = ['ENGINES', 'resampling', 'StepRNG', 'Augment', 'DeviceImages', 'Devic
 
 # %% ../nbs/10_device.ipynb #5d9e6e47
 from .files import near
-from .data import DECODED_LIMIT, ImageDataset, _Decoded
+from .data import ImageDataset
+from .decoded import DECODED_LIMIT, DecodedImages
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -291,7 +292,7 @@ def _erased(x, erase, rng):
 def _all_moved_in(augment, images):
     "What is done to each image of a part once, in blocks on all cores. Arrays that a PIL image would come back from unchanged stay as they are."
     pile, size = images.images, augment.size
-    arrays = isinstance(pile.items, (np.ndarray, _Decoded)) and all({*np.ravel(t.size)} == {size} for t in augment.fixed)
+    arrays = isinstance(pile.items, (np.ndarray, DecodedImages)) and all({*np.ravel(t.size)} == {size} for t in augment.fixed)
 
     def move(i):
         item = pile.items[i] if arrays else None

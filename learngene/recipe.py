@@ -56,7 +56,7 @@ class _Typed:
 @dataclass(frozen=True)
 class DataSpec(_Typed):
     "Which images a run sees."
-    name: str = "digits"  # a name of `learngene.data.names()`
+    name: str = "digits"  # one of `learngene.datasets.dataset_names()`
     path: str | None = None  # where it lies; None = `$LEARNGENE_DATA/<name>`, by default `~/.cache/learngene/data/<name>`
     image_size: int = 8  # side of the square the model sees, in pixels
     crop_pct: float = 1.0  # for evaluation: share of the image's side kept by the centre crop

@@ -50,9 +50,11 @@ def made_up(images, augment, size=64, classes=100):
     "`images` coarse random pictures as the training part of a data set, and nothing beside them."
     import numpy as np
 
-    from ..data import IMAGENET_DEFAULT_MEAN as mean
-    from ..data import IMAGENET_DEFAULT_STD as std
-    from ..data import Data, ImageDataset, Images, eval_transform, train_transform
+    from timm.data import IMAGENET_DEFAULT_MEAN as mean
+    from timm.data import IMAGENET_DEFAULT_STD as std
+
+    from ..data import Data, ImageDataset, eval_transform, train_transform
+    from ..images import Images
 
     rng, side = np.random.default_rng(0), -(-size // 8)
     pixels = rng.integers(0, 256, (images, side, side, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)[:, :size, :size]
@@ -96,7 +98,7 @@ def timms(model, recipe, data, workers, device):
     from timm.optim import create_optimizer_v2
     from timm.scheduler import CosineLRScheduler
 
-    from ..data import reseeded_posterize
+    from ..data import limit_posterize
     from ..train import peak_memory_mb
 
     a, spec, cuda = recipe.augment, recipe.train, device.type == "cuda"
@@ -108,7 +110,7 @@ def timms(model, recipe, data, workers, device):
         color_jitter=None, auto_augment=a.rand_augment, interpolation="bicubic", mean=data.mean, std=data.std, num_workers=workers, collate_fn=mixup, device=device,
         persistent_workers=workers > 0)
     for t in data.train.transform.transforms:
-        reseeded_posterize(t)  # what timm asks of Posterize Pillow refuses once in several hundred images
+        limit_posterize(t)  # what timm asks of Posterize Pillow refuses once in several hundred images
     model, loss_of = model.to(device).train(), SoftTargetCrossEntropy()
     optimizer = create_optimizer_v2(model, opt="adamw", lr=spec.lr, weight_decay=spec.weight_decay)
     schedule, seconds = CosineLRScheduler(optimizer, spec.epochs * len(loader), warmup_t=len(loader), t_in_epochs=False), []

@@ -392,7 +392,7 @@ def data(
         help="Folder to write.", show_default="the dataset's name, in the current folder")] = "",
 ):
     "Write a dataset as shards small enough to carry: learngene data pack NAME."
-    from ..data import pack
+    from ..packing import pack
     from ..recipe import DataSpec
 
     print(pack(DataSpec(name, path=path), to or name.rpartition(":")[2], max_mb))
@@ -423,11 +423,11 @@ def list_():
     "List paper notebooks, profiles, methods, datasets and ancestries."
     from .. import methods
     from ..ancestry import shipped
-    from ..data import names
+    from ..datasets import dataset_names
     from ..recipe import profiles
 
     rows = {"tables and figures": list(notebooks())} if project_root() else {}
-    rows |= {"profiles": profiles(), "methods": methods.names(), "datasets": names(), "ancestries": list(shipped())}
+    rows |= {"profiles": profiles(), "methods": methods.names(), "datasets": dataset_names(), "ancestries": list(shipped())}
     for title, entries in rows.items():
         print(f"{title}: {', '.join(entries)}")
 

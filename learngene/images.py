@@ -1,0 +1,98 @@
+"""Labelled images by index, whatever holds them: arrays, files, or encoded bytes in a table."""
+import hashlib
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import ConcatDataset
+
+# what each split is called in folders and files
+SPLIT_NAMES = dict(train=["train"], validation=["validation", "valid", "val"], test=["test"])
+
+
+@dataclass
+class Images:
+    """Labelled images by index; each is decoded when it is asked for.
+
+    Raises ValueError, with the image's location, for one that cannot be decoded.
+    """
+    items: object  # by index: a uint8 array, a path, encoded bytes, or a PIL image
+    labels: np.ndarray  # class of each image, from 0
+    classes: list  # class names
+    digest: str  # hash that stands for all of the content
+    locations: object  # by index: the file or table row of the image, for error messages
+    mode: str = "RGB"  # of the decoded image: "RGB", or "L" for one channel
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        try:
+            with open_image(self.items[i]) as image:
+                return image.convert(self.mode)
+        except (OSError, SyntaxError, ValueError) as e:  # Pillow's three ways to reject a file
+            text = f"the image in {self.locations[i]} cannot be read ({e}); download it again or remove it."
+            raise ValueError(text) from None
+
+
+def open_image(item):
+    "Open a uint8 array, a path, encoded bytes or a PIL image as a PIL image."
+    if isinstance(item, Image.Image):
+        return item
+    if isinstance(item, np.ndarray):
+        return Image.fromarray(item)
+    return Image.open(io.BytesIO(item) if isinstance(item, bytes) else item)
+
+
+def encode_image(item):
+    "Return the bytes of an image file; arrays and PIL images become PNG, which loses nothing."
+    if isinstance(item, bytes):
+        return item
+    if not isinstance(item, (np.ndarray, Image.Image)):
+        return Path(item).read_bytes()
+    file = io.BytesIO()
+    open_image(item).save(file, "PNG")
+    return file.getvalue()
+
+
+def hash_pieces(*pieces):
+    """Hash bytes, or the text of anything else, piece by piece; a hexadecimal SHA-256.
+
+    Each piece is preceded by its length, so that ("ab", "c") and ("a", "bc") differ.
+    """
+    sha = hashlib.sha256()
+    for piece in pieces:
+        piece = piece if isinstance(piece, bytes) else str(piece).encode()
+        sha.update(len(piece).to_bytes(8, "little"))
+        sha.update(piece)
+    return sha.hexdigest()
+
+
+def images_from_files(root, files, labels, classes):
+    """Make `Images` of the image files below `root`, sorted by name.
+
+    The digest covers names, sizes and labels: hashing the content of a million files takes longer than an epoch.
+    """
+    root = Path(root)
+    rows = sorted((Path(file).relative_to(root).as_posix(), int(label)) for file, label in zip(files, labels))
+    paths = [str(root / name) for name, _ in rows]
+    digest = hash_pieces(*(f"{name} {os.stat(path).st_size} {label}" for (name, label), path in zip(rows, paths)))
+    return Images(paths, np.array([label for _, label in rows], dtype=np.int64), classes, digest, paths)
+
+
+def join_images(first, second):
+    "Append the images of `second` to those of `first`, whose classes and mode hold for both."
+    return Images(ConcatDataset([first.items, second.items]), np.concatenate([first.labels, second.labels]),
+                  first.classes, hash_pieces(first.digest, second.digest),
+                  ConcatDataset([first.locations, second.locations]), first.mode)
+
+
+def check_labels(images, name):
+    "ValueError unless every label of the images, called `name` in the error, is the number of one of the classes."
+    low, high = images.labels.min(), images.labels.max()
+    if low < 0 or high >= len(images.classes):
+        raise ValueError(f"{name} has labels from {low} to {high}, but {len(images.classes)} classes; "
+                         f"wanted labels from 0 to {len(images.classes) - 1}.")
