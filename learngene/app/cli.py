@@ -427,7 +427,8 @@ def list_():
     from ..recipe import profiles
 
     rows = {"tables and figures": list(notebooks())} if project_root() else {}
-    rows |= {"profiles": profiles(), "methods": methods.names(), "datasets": dataset_names(), "ancestries": list(shipped())}
+    rows |= {"profiles": profiles(), "methods": methods.names(), "datasets": dataset_names(),
+             "ancestries": list(shipped())}
     for title, entries in rows.items():
         print(f"{title}: {', '.join(entries)}")
 
