@@ -18,6 +18,7 @@ class _Directives(Preprocessor):
         nb.cells = [c for c in nb.cells if not c.source.startswith("#| hide")]
         for c in nb.cells:
             if c.cell_type == "code" and c.source.startswith("#| echo: false"):
+                resources.setdefault("alts", []).extend(re.findall(r"^#\| fig-alt: (.*)$", c.source, flags=re.M))
                 c.source = ""
         return nb, resources
 
@@ -28,7 +29,9 @@ def convert():
     text, resources = MarkdownExporter(preprocessors=[_Directives]).from_notebook_node(nb, {"output_files_dir": PICTURES, "unique_key": "readme"})
     text = re.sub(r"```python\s*```\n*", "", text)  # code that is not shown
     text = re.sub(r"<style[^>]*>.*?</style>\s*", "", text, flags=re.S)
-    text = re.sub(r"\]\((?=[\w/]+\.ipynb)", "](nbs/", text)  # links from the folder of the notebooks
+    text = re.sub(r"\]\((?=[\w/]+\.ipynb)", "](nbs/", text).replace("](../", "](")  # links from the notebooks' folder
+    alts = iter(resources["alts"])
+    text = re.sub(r"!\[png\]", lambda match: f"![{next(alts)}]", text)  # StopIteration: a picture has no alt text
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
     return text, resources["outputs"]
 
