@@ -1,0 +1,77 @@
+"""What models cost: the steps and seconds of a run, and the number of models from which an ancestry pays."""
+import math
+
+import pandas as pd
+
+from .ancestry import shipped
+from .tables import epochs_to, to_curves
+from .vit import vit_extra
+
+
+def run_cost(record) -> dict:
+    """Return what one run cost: epochs, optimiser steps, core-seconds of training, seconds of condensing and building.
+
+    On a GPU the core-seconds are seconds of the device.
+    """
+    train, meta, info = record["train_info"], record["meta_info"], record["run_info"]
+    epochs, images = meta["recipe"]["train"]["epochs"], meta["data_sizes"]["train"]
+    cores = info.get("threads", 1) * info.get("processes", 1) if info["device"] == "cpu" else 1
+    return dict(
+        epochs=epochs,
+        steps=epochs * (images // min(meta["recipe"]["train"]["batch_size"], images)),
+        core_seconds=train["seconds"] * cores,
+        condense_seconds=meta.get("condense_seconds") or 0.0,
+        expand_seconds=meta.get("expand_seconds") or 0.0,
+    )
+
+
+def ancestry_cost(name: str) -> dict | None:
+    "Return `run_cost` of an ancestry that comes with the library; None for any other."
+    return run_cost(vit_extra(shipped()[name])["record"]) if name in shipped() else None
+
+
+def break_even(
+    once: float,  # paid once: the ancestry and its learngene
+    each: float,  # paid for each model that starts from it
+    other: float,  # paid for each model without it, in the same unit
+) -> int | None:
+    "Return the fewest models for which once + n * each <= n * other; None when there is no such number."
+    saved = other - each
+    return max(1, math.ceil(once / saved - 1e-9)) if saved > 0 else None
+
+
+def cost_of_equal_accuracy(
+    cells,  # (labels, recipe) pairs with labels `method` and `images`, from `Sweep.cells`
+    records,  # their records, in the same order, all with validation images
+    ancestry_seconds,  # core-seconds that the ancestry took
+    reference="from-scratch",  # the method whose last accuracy is to be reached
+    starts=("pretraining-finetuning", "cluster-learngene"),  # the methods that start from the ancestry
+) -> pd.DataFrame:
+    """Compare costs at the validation accuracy that the reference ends with: one row for each dataset and start.
+
+    target, end: the accuracy compared at, and the one that the start itself ends with.
+    epochs, reference_epochs: the first at which the mean over seeds reaches the target (NaN: never).
+    once, each, reference_each: core-seconds of ancestry and condensing, of one model, of one model of the reference.
+    break_even: the fewest models that pay for what is spent once (NaN: no number of them).
+    An epoch's seconds are those of the fastest run on that dataset: the models are equally large, and slower runs
+    shared their machine.
+    """
+    curves, rows = to_curves(cells, records), []
+    costs = pd.DataFrame([labels | run_cost(record) for (labels, _), record in zip(cells, records, strict=True)])
+    for images, part in curves.groupby("images", sort=False):
+        target, spent = _last(part)[reference], costs[costs.images == images]
+        rate = (spent.core_seconds / spent.epochs).min()
+        for start in (method for method in starts if method in set(part.method)):
+            epochs, reference_epochs = (epochs_to(part, method, target) for method in (start, reference))
+            built = spent[spent.method == start][["condense_seconds", "expand_seconds"]].median()
+            once, other = ancestry_seconds + built.condense_seconds, rate * reference_epochs
+            each = math.nan if epochs is None else rate * epochs + built.expand_seconds
+            rows.append(dict(images=images, start=start, target=target, end=_last(part)[start],
+                             reference_epochs=reference_epochs, epochs=epochs, once=once, each=each,
+                             reference_each=other, break_even=break_even(once, each, other)))
+    return pd.DataFrame(rows).astype(dict(epochs=float, break_even=float))
+
+
+def _last(curves):
+    "Mean accuracy of each method after the last epoch."
+    return curves[curves.epoch == curves.epoch.max()].groupby("method").accuracy.mean()
