@@ -21,6 +21,22 @@ def check_distances(
     return d
 
 
+def check_layers(
+    distances,  # (L, H) mean attention distances, pixels
+    clusters,  # for each layer the clusters of its heads
+) -> None:
+    "Raise ValueError unless there are clusters for every layer, and finite distances for their heads."
+    if len(distances) != len(clusters):
+        raise ValueError(f"there are distances for {len(distances)} layers and clusters for {len(clusters)}; "
+                         "give both for the same layers.")
+    if len(distances) == 0:
+        raise ValueError("there are no layers to group; give at least one.")
+    for d, layer in zip(distances, clusters):
+        heads = [head for cluster in layer for head in cluster.heads]
+        if heads:
+            check_distances([float(d[head]) for head in heads])
+
+
 def check_spread(
     spread,  # (H,) standard deviations of the attention distances of one layer, pixels
     n_heads: int,  # heads of the layer
@@ -46,6 +62,12 @@ def check_min_heads(min_heads) -> None:
     "Raise ValueError unless MinHds is a whole number of at least 1."
     if min_heads < 1 or min_heads != int(min_heads):
         raise ValueError(f"min_heads is {min_heads}; give a whole number of at least 1.")
+
+
+def check_rule(rule) -> None:
+    "Raise ValueError unless `rule` is one of RULES."
+    if rule not in RULES:
+        raise ValueError(f"there is no rule {rule!r}{near(rule, RULES)}; give one of {', '.join(RULES)}.")
 
 
 def check_clustering(
