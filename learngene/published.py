@@ -1,4 +1,5 @@
 "What the project publishes: its committed records, and the pictures and sentences that the README makes of them."
+
 from collections import Counter
 
 import pandas as pd
@@ -14,13 +15,13 @@ def committed(profile):
 
 
 def records_of(profile, sweep):
-    "List the cells of a sweep, (labels, recipe) pairs, and their committed records, in one order."
+    "List a sweep's cells, (labels, recipe) pairs, and their committed records in the same order."
     cells, ledger = Sweep.load(f"{profile}/{sweep}").cells(), committed(profile)
     return cells, [ledger.find(recipe.key) for _, recipe in cells]
 
 
 def sizes(profile):
-    """Tabulate descendants that were refitted and never trained, with the ancestry they come from.
+    """Tabulate refitted, untrained descendants with the ancestry they come from.
 
     One row a model: kind, params, accuracy (validation, 0 to 1), and both as shares of the ancestry's.
     """
@@ -45,23 +46,33 @@ def _size(kind, record):
 
 
 def draw_sizes(profiles, ax):
-    "Draw accuracy over parameters, both as shares of the ancestry's; `profiles` maps a label to a profile."
+    "Draw accuracy over parameters, as shares of the ancestry's; `profiles` maps labels to profiles."
     for (label, profile), color in zip(profiles.items(), ("#1f4e9c", "#d9701a")):
         frame = sizes(profile)
         for kind, marker, line in (("budget", "o", "-"), ("first layers", "s", ":")):
             path = frame[frame.kind.isin(["ancestry", kind])].sort_values("params")
-            ax.plot(100 * path.params_share, 100 * path.accuracy_share, line, marker=marker, color=color, ms=4,
-                    markerfacecolor=color if kind == "budget" else "white", label=f"{label}, {kind}")
-    ax.set(xlabel="parameters, % of the ancestry's", ylabel="accuracy, % of the ancestry's", ylim=(0, 105), xlim=(0, 104))
+            ax.plot(
+                100 * path.params_share,
+                100 * path.accuracy_share,
+                line,
+                marker=marker,
+                color=color,
+                ms=4,
+                markerfacecolor=color if kind == "budget" else "white",
+                label=f"{label}, {kind}",
+            )
+    ax.set(
+        xlabel="parameters, % of the ancestry's", ylabel="accuracy, % of the ancestry's", ylim=(0, 105), xlim=(0, 104)
+    )
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8, loc="lower right")
     return ax
 
 
 def count_verdicts(effects, method):
-    """Say in one sentence how often a method is better or worse than each other, over the columns of a table.
+    """Say how often a method is better or worse than each other one.
 
-    `effects` are rows of `tables.against`, of several tables if need be.
+    `effects` are rows of `tables.against`, one for each column of a table and method; several tables may be joined.
     """
     phrases = []
     for other, rows in effects.groupby("method", sort=False):
@@ -73,5 +84,9 @@ def count_verdicts(effects, method):
 
 def to_markdown(frame):
     "Write a table of text as a Markdown table with its index as the first column, unnamed."
-    rows = [["", *frame.columns], ["---"] * (1 + frame.shape[1]), *([name, *row] for name, row in zip(frame.index, frame.values))]
+    rows = [
+        ["", *frame.columns],
+        ["---"] * (1 + frame.shape[1]),
+        *([name, *row] for name, row in zip(frame.index, frame.values)),
+    ]
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)

@@ -1,4 +1,5 @@
-"""README.md is nbs/index.ipynb, converted. `python tests/readme.py` (part of `make sync`) writes it and its pictures."""
+"""Convert nbs/index.ipynb to README.md and its pictures: `python tests/readme.py`, part of `make sync`."""
+
 import re
 from pathlib import Path
 
@@ -26,7 +27,9 @@ class _Directives(Preprocessor):
 def convert():
     "(text of README.md, {file name: bytes of its pictures})"
     nb = nbformat.read(ROOT / "nbs/index.ipynb", as_version=4)
-    text, resources = MarkdownExporter(preprocessors=[_Directives]).from_notebook_node(nb, {"output_files_dir": PICTURES, "unique_key": "readme"})
+    text, resources = MarkdownExporter(preprocessors=[_Directives]).from_notebook_node(
+        nb, {"output_files_dir": PICTURES, "unique_key": "readme"}
+    )
     text = re.sub(r"```python\s*```\n*", "", text)  # code that is not shown
     text = re.sub(r"<style[^>]*>.*?</style>\s*", "", text, flags=re.S)
     text = re.sub(r"\]\((?=[\w/]+\.ipynb)", "](nbs/", text).replace("](../", "](")  # links from the notebooks' folder

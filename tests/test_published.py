@@ -1,4 +1,5 @@
 "What the README shows: committed records only, and sentences that count what the table says."
+
 import matplotlib.figure
 import pandas as pd
 import pytest
@@ -39,9 +40,14 @@ def test_verdicts_are_counted():
         return dict(images="x", method=method, difference=difference, low=0, high=0, p=p, n=3)
 
     effects = pd.DataFrame([effect("a", 1, 0.01), effect("a", 2, 0.5), effect("a", 1, 0.02), effect("b", -1, 0.01)])
-    assert count_verdicts(effects, "ours") == ("ours, compared seed by seed (95 % intervals) with a: better in 2, "
-                                               "no clear difference in 1 of 3; b: worse in 1 of 1.")
+    assert count_verdicts(effects, "ours") == (
+        "ours, compared seed by seed (95 % intervals) with a: better in 2, "
+        "no clear difference in 1 of 3; b: worse in 1 of 1."
+    )
 
 
 def test_markdown():
-    assert to_markdown(pd.DataFrame({"x": ["1"], "y": ["2"]}, index=["r"])) == "|  | x | y |\n| --- | --- | --- |\n| r | 1 | 2 |"
+    assert (
+        to_markdown(pd.DataFrame({"x": ["1"], "y": ["2"]}, index=["r"]))
+        == "|  | x | y |\n| --- | --- | --- |\n| r | 1 | 2 |"
+    )

@@ -1,4 +1,5 @@
 """Run the paper's tables and figures, single recipes, and reports."""
+
 import functools
 import json
 import os
@@ -26,20 +27,31 @@ _started = time.time()  # of the command, for --minutes
 
 # Options that several commands share
 ProfileOption = Annotated[str, typer.Option(help="Folder of recipes.")]
-ResultsOption = Annotated[str, typer.Option(
-    help="Folder for results; records are looked for there alone.", show_default="results/ of the checkout")]
+ResultsOption = Annotated[
+    str,
+    typer.Option(
+        help="Folder for results; records are looked for there alone.", show_default="results/ of the checkout"
+    ),
+]
 WorkersOption = Annotated[int, typer.Option(help="Runs side by side.", show_default="one per core, or 1 on a GPU")]
 EngineOption = Annotated[
     Literal["auto", "device", "loader"] | None,
-    typer.Option(help="Where images are augmented.", show_default="on a GPU that holds them all, else one by one")]
-CompileOption = Annotated[bool, typer.Option(
-    "--compile", help="Use torch.compile; with --minutes for ancestries alone.")]
-DeterministicOption = Annotated[bool, typer.Option(
-    "--deterministic", help="Allow deterministic algorithms only: slower on a GPU, repeatable weights.")]
+    typer.Option(help="Where images are augmented.", show_default="on a GPU that holds them all, else one by one"),
+]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Use torch.compile; with --minutes for ancestries alone.")
+]
+DeterministicOption = Annotated[
+    bool,
+    typer.Option("--deterministic", help="Allow deterministic algorithms only: slower on a GPU, repeatable weights."),
+]
 
 
 def main(argv=None):
-    "Run the command line. Exit status: 0; 1 and one line for an error; 2 for a wrong call; 130 when interrupted."
+    """Run the command line.
+
+    Exit status: 0; 1 and one line for an error; 2 for a wrong call; 130 when interrupted.
+    """
     global _started
     _started = time.time()
     try:
@@ -51,6 +63,7 @@ def main(argv=None):
 
 def command(function):
     "Register a command of the application, with its errors in one line on standard error."
+
     @functools.wraps(function)
     def run_command(*args, **kwargs):
         try:
@@ -63,6 +76,7 @@ def command(function):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, AssertionError, ImportError) as e:
             sys.exit("learngene: " + " ".join(f"{str(e) or type(e).__name__}{_install_hint(e)}".split()))
+
     return app.command(name=function.__name__.removesuffix("_"))(run_command)
 
 
@@ -93,16 +107,29 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Show the v
 def run(
     table: Annotated[str, typer.Argument(help="Name of a paper notebook, e.g. table2, or all.")],
     profile: ProfileOption = "digits",
-    minutes: Annotated[float | None, typer.Option(
-        help="Only do missing runs, the most valuable first, and stop after so many minutes; no notebooks.")] = None,
-    dry_run: Annotated[bool, typer.Option(
-        "--dry-run", help="List the runs in order, their records, and the cost of the others; run nothing.")] = False,
-    fresh: Annotated[str, typer.Option(
-        metavar="[TABLE,...]", help="Ignore committed records: make all runs here, or those of these tables.")] = "",
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Only do missing runs, the most valuable first, and stop after so many minutes; no notebooks."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="List the runs in order, their records, and the cost of the others; run nothing."
+        ),
+    ] = False,
+    fresh: Annotated[
+        str,
+        typer.Option(
+            metavar="[TABLE,...]", help="Ignore committed records: make all runs here, or those of these tables."
+        ),
+    ] = "",
     workers: WorkersOption = 0,
     results: ResultsOption = "",
-    set_: Annotated[list[str], typer.Option(
-        "--set", metavar="NAME=VALUE", help="Another parameter of the notebook.")] = (),
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="NAME=VALUE", help="Another parameter of the notebook.")
+    ] = (),
     engine: EngineOption = None,
     compile: CompileOption = False,
     deterministic: DeterministicOption = False,
@@ -113,8 +140,9 @@ def run(
         limit = None if dry_run else minutes
         return _run_queue(table, profile, limit, fresh, workers, results, set_, run_options)
     if run_options:
-        raise ValueError("--engine, --compile and --deterministic are for runs without their notebooks; "
-                         "give --minutes, too.")
+        raise ValueError(
+            "--engine, --compile and --deterministic are for runs without their notebooks; give --minutes, too."
+        )
     paths = notebooks()
     _check_table(table, paths)
     _check_profile(profile)
@@ -134,8 +162,10 @@ def _run_notebooks(paths, parameters, fresh_tables, results):
     from .report import write_report
 
     folder, began = Results(parameters["profile"], results).folder, time.time()
-    jobs = {name: (path, folder / "notebooks" / path.name, parameters | dict(fresh=name in fresh_tables))
-            for name, path in paths.items()}
+    jobs = {
+        name: (path, folder / "notebooks" / path.name, parameters | dict(fresh=name in fresh_tables))
+        for name, path in paths.items()
+    }
     complete = {name: job for name, job in jobs.items() if len(jobs) > 1 and _has_all_records(job, results)}
     errors = []
     with _progress(len(jobs)) as step:
@@ -168,8 +198,12 @@ def _progress(total):
     @contextmanager
     def show():
         console = Console()
-        columns = progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeElapsedColumn(), \
-            progress.TimeRemainingColumn()
+        columns = (
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+        )
         hidden = total < 2 or not console.is_terminal
         with progress.Progress(*columns, console=console, transient=True, disable=hidden) as bar:
             task, count = bar.add_task("notebooks", total=total), 0
@@ -179,7 +213,9 @@ def _progress(total):
                 bar.update(task, completed=count)
                 count += 1
                 print(f"({count}/{total}) {text}", flush=True)
+
             yield step
+
     return show()
 
 
@@ -223,8 +259,9 @@ def _run_queue(table, profile, minutes, fresh, workers, results, settings, run_o
 
     _check_profile(profile)
     if fresh not in ("", "all"):
-        raise ValueError("--fresh names tables only where their notebooks are run; "
-                         "with --minutes or --dry-run it stands alone.")
+        raise ValueError(
+            "--fresh names tables only where their notebooks are run; with --minutes or --dry-run it stands alone."
+        )
     sweeps = _sweeps_of_tables(table, profile, settings)
     store, committed = Results(profile, results, bool(fresh)), Results(profile, results)
     jobs, lines = queue.plan_jobs(profile, sweeps, whole=table == "all")
@@ -262,8 +299,9 @@ def _sweeps_of_tables(table, profile, settings):
 def train(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or a recipe of the library, e.g. digits/ancestry.")],
     save: Annotated[str | None, typer.Option(help="Folder for the trained model.")] = None,
-    results: Annotated[str, typer.Option(
-        help="Folder of the ledger.", show_default="results/runs of the checkout")] = "",
+    results: Annotated[
+        str, typer.Option(help="Folder of the ledger.", show_default="results/runs of the checkout")
+    ] = "",
     again: Annotated[bool, typer.Option("--again", help="Run even if there is a record.")] = False,
     engine: EngineOption = None,
     compile: CompileOption = False,
@@ -286,8 +324,12 @@ def train(
 
 @command
 def sweep(
-    sweep: Annotated[str, typer.Argument(
-        help="A sweep of the library, e.g. digits/shapes, or your own YAML file; its records go to results/NAME.")],
+    sweep: Annotated[
+        str,
+        typer.Argument(
+            help="A sweep of the library, e.g. digits/shapes, or your own YAML file; its records go to results/NAME."
+        ),
+    ],
     fresh: Annotated[str, typer.Option(metavar="", help="Ignore the committed records.")] = "",
     workers: WorkersOption = 0,
     results: ResultsOption = "",
@@ -331,7 +373,10 @@ def report(
     workers: Annotated[int, typer.Option(help="Notebooks side by side.", show_default="one per core")] = 0,
     page_only: Annotated[bool, typer.Option("--page-only", help="Make the page alone, of existing tables.")] = False,
 ):
-    "Make every table and figure of a profile, and its report.html, from records alone; what is missing is listed."
+    """Make tables, figures and report.html of a profile from records alone.
+
+    Nothing is trained; what is missing is listed.
+    """
     _check_profile(profile)
     from ..tables import Results
     from .report import note_missing, write_report
@@ -357,7 +402,7 @@ def report(
 
 @command
 def commit(profile: ProfileOption = "digits", results: ResultsOption = ""):
-    "Move your records of a profile to the committed ones, results/PROFILE/records (for maintainers)."
+    "Move your records to the committed ones, results/PROFILE/records (for maintainers)."
     _check_profile(profile)
     from ..ledger import commit
     from ..tables import Results
@@ -369,8 +414,9 @@ def commit(profile: ProfileOption = "digits", results: ResultsOption = ""):
 def ledger(
     action: Annotated[Literal["merge"], typer.Argument(help="What to do.")],
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A results folder brought from elsewhere.")],
-    profile: Annotated[str | None, typer.Option(
-        help="When DIR is of one profile.", show_default="as its folder is called")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="When DIR is of one profile.", show_default="as its folder is called")
+    ] = None,
     results: ResultsOption = "",
 ):
     "Merge records, ancestries and checkpoints made elsewhere: learngene ledger merge DIR."
@@ -388,8 +434,9 @@ def data(
     name: Annotated[str, typer.Argument(help="A name of `learngene list`, e.g. cifar10 or parquet:pets.")],
     path: Annotated[str | None, typer.Option(help="Where it lies.", show_default="$LEARNGENE_DATA/NAME")] = None,
     max_mb: Annotated[float, typer.Option(help="Largest size of a shard, in MB.")] = 55,
-    to: Annotated[str, typer.Option(
-        help="Folder to write.", show_default="the dataset's name, in the current folder")] = "",
+    to: Annotated[
+        str, typer.Option(help="Folder to write.", show_default="the dataset's name, in the current folder")
+    ] = "",
 ):
     "Write a dataset as shards small enough to carry: learngene data pack NAME."
     from ..packing import pack
@@ -404,7 +451,7 @@ def distances(
     images: Annotated[int, typer.Option(help="At most so many validation images.")] = 1000,
     again: Annotated[bool, typer.Option("--again", help="Measure anew and overwrite the ancestry's file.")] = False,
 ):
-    "Measure the mean attention distances of an ancestry on validation images of its own data, and keep them with it."
+    "Measure an ancestry's mean attention distances on validation images and keep them with it."
     from ..ancestry import shipped
     from ..files import write_atomic
     from ..running import DISTANCES, measure_distances
@@ -427,8 +474,12 @@ def list_():
     from ..recipe import profiles
 
     rows = {"tables and figures": list(notebooks())} if project_root() else {}
-    rows |= {"profiles": profiles(), "methods": methods.names(), "datasets": dataset_names(),
-             "ancestries": list(shipped())}
+    rows |= {
+        "profiles": profiles(),
+        "methods": methods.names(),
+        "datasets": dataset_names(),
+        "ancestries": list(shipped()),
+    }
     for title, entries in rows.items():
         print(f"{title}: {', '.join(entries)}")
 
@@ -452,8 +503,9 @@ def _check_profile(name):
 
 def _check_table(name, known, option=""):
     if name != "all" and name not in known:
-        raise ValueError(f"{option}there is no table {name!r}{near(name, [*known, 'all'])}; "
-                         f"there are {', '.join(known)}, and all.")
+        raise ValueError(
+            f"{option}there is no table {name!r}{near(name, [*known, 'all'])}; there are {', '.join(known)}, and all."
+        )
 
 
 if __name__ == "__main__":

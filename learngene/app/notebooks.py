@@ -1,4 +1,5 @@
 "The paper notebooks: where they are, which parameters they take, and how one or several of them run."
+
 import ast
 import contextlib
 import io
@@ -17,17 +18,25 @@ class NotebookLacksInput(RuntimeError):
 
 
 def notebooks():
-    "Map the name of each paper notebook to its path, in the paper's order. FileNotFoundError outside a checkout."
+    """Map the name of each paper notebook to its path, in the paper's order.
+
+    Raises FileNotFoundError outside a checkout.
+    """
     root = project_root()
     if root is None:
-        raise FileNotFoundError("the paper notebooks are not here: run this in a checkout of the project "
-                                "(the library alone has recipes, but no notebooks).")
+        raise FileNotFoundError(
+            "the paper notebooks are not here: run this in a checkout of the project "
+            "(the library alone has recipes, but no notebooks)."
+        )
     paths = {p.stem: p for p in (root / "nbs" / "paper").glob("*.ipynb")}
     return dict(sorted(paths.items(), key=lambda item: (not item[0].startswith("figure1"), item[0])))
 
 
 def parameters_of(path):
-    "Read names and defaults of a notebook's parameters. ValueError unless it has one parameters cell, of literals."
+    """Read names and defaults of a notebook's parameters.
+
+    Raises ValueError unless it has one cell tagged `parameters`, of literals.
+    """
     cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
     tagged = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
@@ -41,14 +50,16 @@ def parameters_of(path):
 
 
 def check_parameters(path, values):
-    "Raise ValueError unless every value is for a known parameter of the notebook, and of its type."
+    "Raise ValueError unless every value fits a parameter of the notebook, by name and type."
     known, name_of_file = parameters_of(path), Path(path).name
     for name, value in values.items():
         if name not in known:
             raise ValueError(f"{name_of_file} has no parameter {name!r}{near(name, known)}; it has {', '.join(known)}.")
         if type(value) is not type(known[name]):
-            raise ValueError(f"{name_of_file}: {name} is {value!r}, wanted {type(known[name]).__name__}, "
-                             f"as in {name}={known[name]!r}.")
+            raise ValueError(
+                f"{name_of_file}: {name} is {value!r}, wanted {type(known[name]).__name__}, "
+                f"as in {name}={known[name]!r}."
+            )
 
 
 def sweeps_shown(path, values):
@@ -70,13 +81,21 @@ def run_notebook(path, output, parameters):
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     try:
         papermill.execute_notebook(
-            str(path), str(output), parameters, kernel_name="python3", cwd=str(path.parent), log_output=True,
-            progress_bar=False, extra_arguments=["--IPKernelApp.log_level=50"])
+            str(path),
+            str(output),
+            parameters,
+            kernel_name="python3",
+            cwd=str(path.parent),
+            log_output=True,
+            progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=50"],
+        )
     except papermill.PapermillExecutionError as e:
         if e.ename in ("NotRun", "FileNotFoundError"):
             raise NotebookLacksInput(f"{path.name}: {e.evalue}") from None
-        raise RuntimeError(f"{path.name} stopped at {e.ename}: {e.evalue} "
-                           f"(the executed notebook, with the error in it, is {output})") from None
+        raise RuntimeError(
+            f"{path.name} stopped at {e.ename}: {e.evalue} (the executed notebook, with the error in it, is {output})"
+        ) from None
 
 
 class _OutputPrinter(logging.Handler):
