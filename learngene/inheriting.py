@@ -151,7 +151,7 @@ PROJ, FFN, LAYERS = ("paper", "aligned", "folded"), ("transform", "copy"), ("fro
 
 def check_same_ancestry(learngene, ancestry):
     "ValueError unless `ancestry` is the model that was condensed; its classifier, and the type of its numbers, may have changed."
-    known = learngene.how.get("ancestry")
+    known = learngene.provenance.get("ancestry")
     if known is None or ancestry is None:
         return
     check_vit(ancestry)

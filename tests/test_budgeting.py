@@ -221,7 +221,7 @@ def test_models_without_budgets_are_refused_with_a_remedy(name, monkeypatch):
 
 def test_another_ancestry_of_the_same_shape_is_refused(made):
     ancestry, images, learngene = made
-    other, known = copy.deepcopy(ancestry), learngene.how["ancestry"]
+    other, known = copy.deepcopy(ancestry), learngene.provenance["ancestry"]
     other.blocks[1].mlp.fc1.weight.data[0, 0] += 1
     for call in (lambda m: lg.inherit(learngene, refit=images, ancestry=m), lambda m: lg.inherit(learngene, budget=Budget(params=0.5), refit=images, ancestry=m),
                  lambda m: lg.solve(learngene, Budget(params=0.5), m, images)):
@@ -233,4 +233,4 @@ def test_another_ancestry_of_the_same_shape_is_refused(made):
     same.reset_classifier(7)  # an ancestry with another classifier has the same stream
     lg.inherit(learngene, depth=1, refit=images, ancestry=same)
     inheriting.check_same_ancestry(learngene, copy.deepcopy(ancestry).double())  # another type has other bytes
-    inheriting.check_same_ancestry(dataclasses.replace(learngene, how={}), other)  # nothing is known of where it comes from
+    inheriting.check_same_ancestry(dataclasses.replace(learngene, provenance={}), other)  # nothing is known of where it comes from

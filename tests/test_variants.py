@@ -129,9 +129,9 @@ def test_condense_with_other_clusters():
     assert two.clusters == [lg.cluster_heads(a, 0.4, spread=b) for a, b in zip(d, s)] and torch.equal(two.distances, d)
     km = lg.condense(model, x, eps=0.4, cluster_by="kmeans", k=2)
     assert km.n_centroids == [2, 2, 2] and km.ffn_groups == lg.cluster_ffns(d, km.clusters, 0.4)
-    assert (two.how["signature"], km.how["cluster_by"], km.how["k"]) == ("mean+spread", "kmeans", 2)
+    assert (two.provenance["signature"], km.provenance["cluster_by"], km.provenance["k"]) == ("mean+spread", "kmeans", 2)
     plain = lg.condense(model, x, eps=0.4)
-    assert set(plain.how) == {"eps", "ffn_eps", "min_heads", "rule", "ancestry"}
+    assert set(plain.provenance) == {"eps", "ffn_eps", "min_heads", "rule", "ancestry"}
     for bad, words in [(dict(signature="spread"), "signature"), (dict(centroid="mean"), "centroid"), (dict(ffn_centroid="first"), "ffn_centroid")]:
         with pytest.raises(ValueError, match=words):
             lg.condense(model, x, **bad)
@@ -162,7 +162,7 @@ def test_centroids(tmp_path, centroid, ffn_centroid):
     assert all(torch.equal(found.tensors[k], state[k]) for k in others)
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     found.save(tmp_path / "it")
-    assert lg.Learngene.load(tmp_path / "it").how == found.how
+    assert lg.Learngene.load(tmp_path / "it").provenance == found.provenance
     child = method.expand(found, Shape(depth=2, heads=3, num_classes=2))
     assert child(x).shape == (3, 2) and method.inherited_params(found, Shape(depth=2)) == method.inherited_params(plain, Shape(depth=2))
 
