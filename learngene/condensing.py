@@ -6,8 +6,8 @@
 __all__ = ['Learngene', 'head_rows', 'ffn_tensor', 'gather', 'measure_heads', 'condense']
 
 # %% ../nbs/04_condensing.ipynb #2e8f4f2f
-from .cluster import RULES, cluster_ffns, cluster_heads
-from .cluster_options import check_clustering, check_eps
+from .cluster import cluster_ffns, cluster_heads
+from .cluster_options import RULES, check_clustering, check_eps
 from .checks import changed, check_choices
 from .condense_options import CENTROIDS, SIGNATURES, paper_eps, warn_of_single_clusters
 from .density import attention_distance_signature, mean_attention_distance
