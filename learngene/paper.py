@@ -37,3 +37,36 @@ def published_distances() -> torch.Tensor:  # (12, 12): layer, head; pixels of a
     "Read the mean attention distances of DeiT-B that the authors published (Figure 1c)."
     table = pd.read_csv(paper_folder() / "deit_base_mean_attention_distance.csv")
     return torch.tensor(table.pivot(index="layer", columns="head").values)
+
+
+def published_effects(
+    name: str,  # of a paper notebook, e.g. "table8"
+    ours: str,  # the method that is compared, as the paper's row is called here
+    rows=None,  # the paper's row -> our row, where the two differ
+) -> dict:  # (other method, the paper's column) -> points
+    "Look up the paper's lead of one method over others, stated as such or between two published accuracies."
+    effects, known = {}, published(name)
+    called = lambda row: (rows or {}).get(row, row)
+    for row, column, value in known[known.unit == "points"][["row", "column", "value"]].itertuples(index=False):
+        better, _, other = row.partition(" - ")
+        if called(better) == ours:
+            effects[called(other), column] = value
+    for column, part in known[known.unit == "%"].groupby("column", sort=False):
+        accuracy = {called(row): value for row, value in zip(part.row, part.value)}
+        others = {row: value for row, value in accuracy.items() if ours in accuracy and row != ours}
+        effects |= {(row, column): accuracy[ours] - value for row, value in others.items()}
+    return effects
+
+
+IN_IMAGES = ("table4", "table5", "table7", "figure3", "figure6")  # whose numbers stand in images, and are not known
+
+
+def published_sentences(
+    name: str,  # of a paper notebook, e.g. "table8"
+) -> list:  # one sentence a number; empty where the paper states none
+    "Say what is known of the paper's own numbers for a table or figure."
+    if name in IN_IMAGES:
+        return ["The paper's numbers stand in an image; none is known."]
+    known = published(name)
+    known = known[~known.unit.isin(["images", "classes"])]  # sizes of data sets: the table itself holds them
+    return [f"{r.row}, {r.column}: {r.value:g} {r.unit} ({r.source})." for r in known.itertuples()]

@@ -1,6 +1,7 @@
 """How methods are drawn: one colour, one marker and one dash each, in every figure, told apart in grey too."""
 import re
 import zlib
+from itertools import cycle
 
 REFITTED, WITH_VALUES = (0, (5, 1)), (0, (3, 1, 1, 1))
 
@@ -44,7 +45,7 @@ VERDICT_STYLES = {  # verdict: colour, marker, fill
 
 FILLS = ("full", "none", "left", "top", "right", "bottom")  # of markers: one for each column of a table
 
-_COLOURS = ("#1b6e3c", "#c2185b", "#5b9bd5", "#c9b400", "#7a4a21", "#8c5fb3", "#f08c8c", "#3b3b3b", "#6f9e1e")
+_COLOURS = ("#1b6e3c", "#c2185b", "#5b9bd5", "#9a8a00", "#7a4a21", "#8c5fb3", "#e07b7b", "#3b3b3b", "#6f9e1e")
 _MARKERS = ("v", "<", ">", "P", "X", "D", "d", "p", "h", "8", "*")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 
@@ -95,3 +96,66 @@ def _known(name):
     for form in (name, re.sub(r" \d+\b", "", name), name.split(",")[0]):
         if style := METHOD_STYLES.get(ALIASES.get(form, form)):
             return style
+
+
+def clean_axes(
+    ax,  # matplotlib axes
+    sides=("top", "right"),  # of the frame, that are taken away
+):  # the axes
+    "Take away the sides of the frame that say nothing."
+    ax.spines[list(sides)].set_visible(False)
+    return ax
+
+
+def draw_intervals(
+    effects,  # DataFrame: difference, low and high of each row, in points
+    rows,  # what to call them
+    ax=None,  # matplotlib axes
+    styles=None,  # how each dot is drawn (`marker_style`); None = each row is a method, drawn as methods are
+    shift=0.0,  # of this set of dots, in rows downward
+):  # the axes
+    "Draw a dot and its interval on a line of its own for each row, the first on top."
+    import matplotlib.pyplot as plt
+
+    ax, styles = ax or plt.gca(), styles or [method_marker(row) for row in rows]
+    for y, (d, low, high, style) in enumerate(zip(effects.difference, effects.low, effects.high, styles, strict=True)):
+        ax.errorbar(d, y + shift, xerr=[[d - low], [high - d]], ms=6, ecolor=style["color"], **style)
+    ax.axvline(0, color="0.6", lw=0.8)
+    ax.set(yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.5, -0.5), xlabel="difference in points")
+    return clean_axes(ax, ["top", "right", "left"])
+
+
+def draw_effects(
+    effects,  # from `tables.against`
+    ax=None,  # matplotlib axes
+):  # the axes
+    "Draw differences with their intervals, one line a row of the table; right of zero is for the compared method."
+    columns, rows = list(effects.iloc[:, 0].unique()), list(effects.method.unique())
+    for i, (column, fill) in enumerate(zip(columns, cycle(FILLS))):
+        part = effects[effects.iloc[:, 0] == column].set_index("method").reindex(rows)
+        shift = (i - (len(columns) - 1) / 2) * 0.25
+        ax = draw_intervals(part, rows, ax, [method_marker(row, fill) for row in rows], shift)
+        if len(columns) > 1:
+            ax.plot([], [], ls="", label=column, **marker_style("0.3", "o", fill))
+    if len(columns) > 1:
+        ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return ax
+
+
+def draw_curves(
+    curves,  # from `tables.to_curves`
+    ax=None,  # matplotlib axes
+):  # the axes
+    "Draw validation accuracy over epochs: mean over seeds, with a band of one standard deviation."
+    import matplotlib.pyplot as plt
+
+    ax = ax or plt.gca()
+    for method, group in curves.groupby("method", sort=False):
+        by, style = group.groupby("epoch")["accuracy"], method_style(method)
+        mean, sd = by.mean() * 100, by.std(ddof=1).fillna(0) * 100
+        ax.plot(mean.index, mean, label=method, ms=4, **style)
+        ax.fill_between(mean.index, mean - sd, mean + sd, color=style["color"], alpha=0.2, lw=0)
+    ax.set(xlabel="epoch", ylabel="validation accuracy (%)")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(frameon=False)
+    return clean_axes(ax)

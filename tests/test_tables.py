@@ -266,7 +266,7 @@ def test_judge_against_scipy():
 
 def test_holm():
     "The least p is compared with a third of the level, the next with half of it, the last with all; nothing is clear behind one that is not."
-    assert T._holm([0.03, 0.01, 0.02]) == [True] * 3 and T._holm([0.001, 0.04, 0.03]) == [True, False, False] and T._holm([0.02, 0.02, 0.02]) == [False] * 3
+    assert T.holm([0.03, 0.01, 0.02]) == [True] * 3 and T.holm([0.001, 0.04, 0.03]) == [True, False, False] and T.holm([0.02, 0.02, 0.02]) == [False] * 3
 
 
 CLEAR, NOISE = [1.0, 1.1, 0.9, 1.05], [0.5, -0.5, 0.4, -0.4]
