@@ -10,7 +10,6 @@ __all__ = ['HELD_OUT', 'stratified', 'hold_out', 'Splits', 'split_images', 'eval
 # %% ../nbs/09_data.ipynb #6bb0b6a2
 from .datasets import dataset_title, read_splits
 from .decoded import check_decodable, decoded
-from .files import near
 from .images import Images, check_labels, hash_pieces, join_images
 from .recipe import AugmentSpec, DataSpec
 
@@ -138,7 +137,7 @@ def train_transform(
 ):
     """Make a transform with augmentation: PIL image to normalised tensor (C, size, size).
 
-    Raises ValueError for an unknown crop or RandAugment string.
+    Raises ValueError for an unknown RandAugment string.
     """
     try:
         groups = create_transform(
@@ -153,9 +152,6 @@ def train_transform(
     crops = dict(
         resized=[resized_crop], pad=[resize, transforms.RandomCrop(size, padding=augment.pad)],
         none=eval_transform(size, mean, std, crop_pct).transforms[:2])
-    if augment.crop not in crops:
-        hint = near(augment.crop, crops)
-        raise ValueError(f"augment.crop is {augment.crop!r}{hint}, wanted one of {', '.join(crops)}.")
     return transforms.Compose([*crops[augment.crop], *flip, *map(limit_posterize, colours), *to_tensor])
 
 # %% ../nbs/09_data.ipynb #8885a6a7

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and folders of safetensors + JSON: the only formats the library saves models in."""
+"""Files written whole or not at all, and folders of safetensors and JSON, in which models are saved."""
 import json
 import os
 import shutil
@@ -10,7 +10,7 @@ TENSORS, CONFIG, SCHEMA = "model.safetensors", "config.json", 1
 
 
 def write_atomic(path, text):
-    "Write `text` to `path` so that a reader, or a crash, sees the old file or the new one, never a part."
+    "Write a file so that a reader or a crash sees the old one or the new one, never a part."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -29,7 +29,10 @@ def write_atomic(path, text):
 
 @contextmanager
 def atomic_folder(path):
-    "A folder to fill that takes the place of `path` when the block ends well, and vanishes when it does not. A link stays, and what it leads to is replaced."
+    """Yield a folder to fill, which takes the place of `path` when the block ends well.
+
+    After an error it is removed and `path` stays as it was. A symbolic link stays, and the folder it leads to is replaced. ValueError when `path` is a file.
+    """
     if Path(path).is_file():
         raise ValueError(f"{path} is a file; give the name of a folder.")
     path = Path(path).resolve()
@@ -55,13 +58,14 @@ def atomic_folder(path):
 
 
 def check_folder(path):
-    "ValueError unless a model can be saved as folder `path` without removing other things; to be asked before a long training."
+    "Raise ValueError unless a model can be saved as folder `path`; ask before training."
     path = Path(path)
     if path.is_file():
         raise ValueError(f"{path} is a file; give the name of a folder.")
     others = sorted(p.name for p in path.iterdir() if p.name not in (TENSORS, CONFIG)) if path.is_dir() else []
     if others:
-        raise ValueError(f"{path} holds other things, which saving would remove ({', '.join(others[:3])}); give the name of a new folder.")
+        raise ValueError(f"{path} holds other files, which saving would remove ({', '.join(others[:3])}); "
+                         "give the name of a new folder.")
 
 
 def save_tensors(path, format, tensors, config):
@@ -80,7 +84,7 @@ def save_tensors(path, format, tensors, config):
 
 
 def load_tensors(path, format):
-    "Read back what `save_tensors` wrote: `(tensors, config)`; anything else is a ValueError that says what is wrong."
+    "Read what `save_tensors` wrote, as (tensors, config). ValueError for anything else."
     path = Path(path)
     config = read_config(path, format)
     from safetensors import SafetensorError
@@ -88,7 +92,7 @@ def load_tensors(path, format):
 
     file = path / TENSORS
     if not file.is_file():
-        raise FileNotFoundError(f"{path} has a {CONFIG} but no {TENSORS}: copy the whole folder.")
+        raise FileNotFoundError(f"{path} has a {CONFIG} but no {TENSORS}; copy the whole folder.")
     try:
         return load_file(file), config
     except (SafetensorError, ValueError) as e:
@@ -96,27 +100,27 @@ def load_tensors(path, format):
 
 
 def read_config(path, format):
-    "The JSON config of folder `path`, checked to be of the wanted format and schema."
+    "Read the JSON config of folder `path`. ValueError for another format or schema."
     path = Path(path)
     file = path / CONFIG
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {path}.")
     if not file.is_file():
-        raise FileNotFoundError(f"{path} has no {CONFIG}: it was not saved by learngene.")
+        raise FileNotFoundError(f"{path} has no {CONFIG}; it was not saved by learngene.")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as e:
         raise ValueError(f"{file} is truncated or not JSON ({e}); fetch or save it again.") from None
-    found = config.get("format") if isinstance(config, dict) else None
-    if found != format:
-        raise ValueError(f"{file} is of format {found!r}, wanted {format!r}.")
+    stated = config.get("format") if isinstance(config, dict) else None
+    if stated != format:
+        raise ValueError(f"{file} is of format {stated!r}, wanted {format!r}.")
     if config.get("schema") != SCHEMA:
         raise ValueError(f"{file} has schema {config.get('schema')}, this version reads {SCHEMA}: update learngene.")
     return config
 
 
 def near(name, names):
-    "` (did you mean 'x'?)` when one of `names` is close to `name`, else ``."
+    "Suggest the closest of `names`, as \" (did you mean 'x'?)\"; \"\" when none is close."
     import difflib
 
     close = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
@@ -124,7 +128,7 @@ def near(name, names):
 
 
 def project_root(start=None):
-    "The checkout that holds `settings.ini` of learngene, looked for upward from `start`, the current folder and this file; None without one."
+    "Find learngene's checkout above `start`, the current folder or this file; else None."
     for origin in filter(None, (start, Path.cwd(), Path(__file__))):
         for folder in (Path(origin).resolve(), *Path(origin).resolve().parents):
             ini = folder / "settings.ini"
@@ -134,10 +138,10 @@ def project_root(start=None):
 
 
 def cache_folder():
-    "Where ancestries and checkpoints are kept: `$LEARNGENE_HOME`, by default `~/.cache/learngene`."
+    "The folder of ancestries and checkpoints: `$LEARNGENE_HOME` or `~/.cache/learngene`."
     return Path(os.environ.get("LEARNGENE_HOME", "~/.cache/learngene")).expanduser()
 
 
 def is_first_process():
-    "Is this process alone, or the first of several that one launcher (torchrun, accelerate) started? The first one prints and writes."
+    "Whether this process is alone or rank 0 of its group, which prints and writes."
     return int(os.environ.get("RANK", 0)) == 0

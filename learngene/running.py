@@ -10,12 +10,13 @@ __all__ = ['LOOKED_AT', 'DISTANCES', 'find_ancestry', 'trained', 'ancestry_folde
 # %% ../nbs/13_running.ipynb #993074ae
 from . import methods
 from .files import cache_folder, check_folder, is_first_process, project_root
-from .ancestry import expects, load_ancestry, shipped
+from .ancestry import expects, load_ancestry, new_model, shipped
 from .data import data_fingerprint, load_data
 from .density import mean_attention_distance
 from .device import DeviceImages
-from .ledger import SCHEMA, SEEN, Ledger, code_version, now, source_digest, versions
-from .recipe import Recipe, find_recipe, new_model
+from .ledger import SCHEMA, SEEN, Ledger
+from .provenance import code_version, now, source_digest, versions
+from .recipe import Recipe, find_recipe
 from .train import Paused, broadcast_flag, isolate_rng, evaluate, fit, use_cpu
 from .vit import ffn_width_of, check_vit, count_flops, count_params, fingerprint, latency_ms, load_vit, save_vit, vit_extra
 
@@ -115,7 +116,7 @@ def start(
     "The model of a recipe before training."
     method = methods.get(recipe.method.name, **recipe.method.options)
     _check_classes(recipe, data, (recipe.model or {}).get("num_classes"), "model.num_classes")
-    ancestry = find_ancestry(recipe.ancestry, on_epoch, home, policy, **how) if recipe.ancestry else new_model(recipe)
+    ancestry = find_ancestry(recipe.ancestry, on_epoch, home, policy, **how) if recipe.ancestry else new_model(recipe.model, f"recipe {recipe.name!r}: model")
     _check_normalisation(recipe, ancestry, data)
     ancestry.to(PartialState(cpu=use_cpu()).device)  # a GPU measures and solves many times faster
     if recipe.shape.classifier == "ancestry":
@@ -273,7 +274,11 @@ def run_all(
     log=None,  # called with a line for each finished run; None prints it
     **how,  # engine, compile and deterministic, as in `fit`
 ) -> list:  # records, in the order of the recipes
-    "Run every recipe that has no record yet. A failed run does not stop the others; RuntimeError names the failed ones at the end. In replay NotRun names the missing ones."
+    """Run every recipe that has no record yet.
+
+    A failed run does not stop the others; RuntimeError names the failed ones at the end. ValueError, before the first
+    run, for an unknown method or option. In replay NotRun names the missing runs.
+    """
     recipes, log = list(recipes), log or (lambda line: print(line, flush=True))
     fingerprints = {}
     found = {r.key: _find(r, ledger, fingerprints) for r in recipes}
@@ -281,6 +286,7 @@ def run_all(
     if missing and replay():
         some = "; ".join(f"{r.name}, seed {r.seed}" for r in missing[:3]) + f"; and {len(missing) - 3} more" * (len(missing) > 3)
         raise NotRun(f"{len(found) - len(missing)} of {len(found)} runs have records; missing: {some}.")
+    methods.check_methods(r.method for r in missing)
     if missing:
         log(f"{len(missing)} of {len(found)} runs have no record yet")
     for name in sorted({r.ancestry for r in missing if r.ancestry and r.ancestry not in shipped()}):
@@ -288,7 +294,7 @@ def run_all(
             find_ancestry(name, **how)  # once, before the runs that want it start side by side
         except Exception:  # those runs will say why
             pass
-    defined = {methods.module_of(r.method.name) for r in missing if r.method.name in methods.names()}
+    defined = {methods.module_of(r.method.name) for r in missing}
     workers = 1 if "__main__" in defined else min(len(missing), default_workers(workers))  # what was registered in a script or notebook is known there alone
     failed = {}
     for i, (recipe, result) in enumerate(each(missing, partial(_attempt, ledger=ledger, modules=defined, **how), workers), 1):

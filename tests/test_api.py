@@ -13,6 +13,7 @@ import torch
 from conftest import make
 
 import learngene as lg
+from learngene.ancestry import new_model
 
 ROOT = Path(lg.__file__).parents[1]
 CALLABLE = ["load_ancestry", "mean_attention_distance", "cluster_heads", "cluster_ffns", "condense", "share_heads", "inherit", "save_descendant", "load_descendant", "plan", "fit", "run",
@@ -202,6 +203,15 @@ def test_no_weights_are_fetched_of_what_is_no_vit(monkeypatch):
     monkeypatch.setattr("timm.create_model", lambda *a, **kw: 1 / 0)
     with pytest.raises(TypeError, match="resnet18 cannot be cut into heads"):
         lg.load_ancestry("resnet18")
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (dict(embed_dim=48, num_heads=5, depth=1), "divisible by num_heads"), (dict(patch_size=0), "modulo by zero"),
+    (dict(embed_dimm=48), "unexpected keyword argument 'embed_dimm'"), (dict(depth="x"), "unsupported operand"),
+])
+def test_a_new_model_that_timm_refuses(arguments, says):
+    with pytest.raises(ValueError, match=f"recipe 'r': model: timm's VisionTransformer refuses its arguments .*{says}"):
+        new_model(arguments, "recipe 'r': model")
 
 
 def test_ancestry_below_home(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 "The ledger: which code, which store, whole files or none."
+
 import json
 import os
 import shutil
@@ -11,15 +12,20 @@ import learngene as lg
 
 import pytest
 
-from learngene import ledger as L
+from learngene import provenance
 from learngene.files import atomic_folder, write_atomic
-from learngene.ledger import Ledger, commit, file_name, read_record
+from learngene.ledger import SEEN, Ledger, check_record, commit, file_name, read_record
 
 ROOT = Path(__file__).parents[1]
 
 
 def record(key="0123456789ab", accuracy=0.5, clean=True, name="demo", seed=0):
-    return dict(schema=1, run_info=dict(name=name, key=key, seed=seed, code=dict(clean=clean)), train_info=dict(test_accuracy=accuracy), meta_info={})
+    return dict(
+        schema=1,
+        run_info=dict(name=name, key=key, seed=seed, code=dict(clean=clean)),
+        train_info=dict(test_accuracy=accuracy),
+        meta_info={},
+    )
 
 
 def accuracy(found):
@@ -28,12 +34,18 @@ def accuracy(found):
 
 # --- which code
 
+
 def git(folder, *args):
-    return subprocess.run(["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@example.org", *args], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@example.org", *args],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
 
 
 def version_seen_from(folder):
-    code = "import json, learngene; from learngene.ledger import code_version; print(json.dumps([code_version(), learngene.__file__]))"
+    code = "import json\nfrom learngene import __file__, provenance\nprint(json.dumps([provenance.code_version(), __file__]))"
     env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")} | dict(PYTHONPATH=str(folder))
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
@@ -50,7 +62,9 @@ def clone(tmp_path):
     folder = tmp_path / "clone"
     for part in ("learngene", "settings.ini", ".gitignore", "README.md"):
         source = ROOT / part
-        shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__")) if source.is_dir() else shutil.copy(source, folder / part)
+        shutil.copytree(
+            source, folder / part, ignore=shutil.ignore_patterns("__pycache__")
+        ) if source.is_dir() else shutil.copy(source, folder / part)
     for part in ("results/digits", "nbs/paper", "tests"):
         (folder / part).mkdir(parents=True)
     (folder / "nbs/paper/table2.ipynb").write_text("{}")
@@ -70,11 +84,30 @@ def append(path, text="\n# changed\n"):
 def test_which_changes_make_a_tree_dirty(clone):
     head = git(clone, "rev-parse", "HEAD").strip()
     assert version_seen_from(clone) == dict(source="checkout", version=lg.__version__, commit=head, clean=True)
-    for harmless in ("results/README.md", "results/digits/local/new.json", "results/new.csv", "nbs/paper/table2.ipynb", "nbs/paper/Untitled.ipynb",
-                     "my-recipe.yaml", "notes.md", "my-descendant/model.safetensors", "mine/sweep.yaml"):
+    for harmless in (
+        "results/README.md",
+        "results/digits/local/new.json",
+        "results/new.csv",
+        "nbs/paper/table2.ipynb",
+        "nbs/paper/Untitled.ipynb",
+        "my-recipe.yaml",
+        "notes.md",
+        "my-descendant/model.safetensors",
+        "mine/sweep.yaml",
+    ):
         append(clone / harmless)
     assert version_seen_from(clone)["clean"] is True
-    for harmful in ("learngene/vit.py", "learngene/new.py", "learngene/recipes/digits/table2.yaml", "nbs/00_vit.ipynb", "nbs/resultsx.py", "learngene/results/x.py", "settings.ini", "setup.py", "README.md"):
+    for harmful in (
+        "learngene/vit.py",
+        "learngene/new.py",
+        "learngene/recipes/digits/table2.yaml",
+        "nbs/00_vit.ipynb",
+        "nbs/resultsx.py",
+        "learngene/results/x.py",
+        "settings.ini",
+        "setup.py",
+        "README.md",
+    ):
         append(clone / harmful)
         found = version_seen_from(clone)
         assert (found["clean"], found["commit"]) == (False, head), harmful
@@ -87,7 +120,7 @@ def test_which_changes_make_a_tree_dirty(clone):
     git(clone, "commit", "-q", "-m", "two")
     now = version_seen_from(clone)
     assert now["clean"] is True and now["commit"] != head
-    (clone / "learngene/bench.py").unlink()
+    (clone / "learngene/app/bench.py").unlink()
     assert version_seen_from(clone)["clean"] is False, "a deleted file"
 
 
@@ -109,33 +142,44 @@ def test_the_sources_digest_is_of_every_file_and_its_name(tmp_path):
         file = tmp_path / str(len(digests)) / name
         file.parent.mkdir(parents=True)
         file.write_text(text)
-        digests.append(L.source_digest(tmp_path / str(len(digests))))
+        digests.append(provenance.source_digest(tmp_path / str(len(digests))))
     shutil.copytree(tmp_path / "0", tmp_path / "elsewhere")
     (tmp_path / "elsewhere/methods/__pycache__").mkdir()
     (tmp_path / "elsewhere/methods/__pycache__/a.pyc").write_text("x")
-    assert len(set(digests)) == 4 and L.source_digest(tmp_path / "elsewhere") == digests[0]
+    assert len(set(digests)) == 4 and provenance.source_digest(tmp_path / "elsewhere") == digests[0]
 
 
 def test_versions_are_those_in_use():
     import timm
     import torch
 
-    v = L.versions()
-    assert v["torch"] in (torch.__version__, torch.__version__.split("+")[0]) and v["timm"] == timm.__version__ and v["python"] == sys.version.split()[0]
+    v = provenance.versions()
+    assert (
+        v["torch"] in (torch.__version__, torch.__version__.split("+")[0])
+        and v["timm"] == timm.__version__
+        and v["python"] == sys.version.split()[0]
+    )
     assert {"accelerate", "numpy", "torchvision"} <= set(v)
 
 
 # --- stores
 
-def test_shelves(tmp_path):
+
+def test_stores(tmp_path):
     ledger = Ledger(tmp_path)
     dirty = ledger.add(record(accuracy=0.1, clean=False))
-    assert dirty == tmp_path / "local/dirty/demo-s0-0123456789ab.json" and ledger.find("0123456789ab") is None and list(ledger) == []
+    assert (
+        dirty == tmp_path / "local/dirty/demo-s0-0123456789ab.json"
+        and ledger.find("0123456789ab") is None
+        and list(ledger) == []
+    )
     mine = ledger.add(record(accuracy=0.2))
     assert mine == tmp_path / "local/demo-s0-0123456789ab.json" and accuracy(ledger.find("0123456789ab")) == 0.2
     assert ledger.find("0123456789") is None and ledger.find("ffffffffffff") is None
     write_atomic(tmp_path / "records" / file_name(record()), json.dumps(record(accuracy=0.3)))
-    write_atomic(tmp_path / "records" / file_name(record("ffffffffffff")), json.dumps(record("ffffffffffff", accuracy=0.4)))
+    write_atomic(
+        tmp_path / "records" / file_name(record("ffffffffffff")), json.dumps(record("ffffffffffff", accuracy=0.4))
+    )
     assert accuracy(ledger.find("0123456789ab")) == 0.2, "yours before the project's"
     assert [accuracy(r) for r in ledger] == [0.2, 0.4]
     fresh = Ledger(tmp_path, committed=False)
@@ -169,13 +213,20 @@ def test_adding_under_another_name_replaces(tmp_path):
 def test_commit_moves_clean_records_in_place_of_older_ones(tmp_path):
     ledger = Ledger(tmp_path)
     write_atomic(tmp_path / "records/old_name-s0-0123456789ab.json", json.dumps(record(accuracy=0.3, name="old_name")))
-    write_atomic(tmp_path / "records/other-s0-ffffffffffff.json", json.dumps(record("ffffffffffff", accuracy=0.4, name="other")))
+    write_atomic(
+        tmp_path / "records/other-s0-ffffffffffff.json", json.dumps(record("ffffffffffff", accuracy=0.4, name="other"))
+    )
     ledger.add(record(accuracy=0.2))
     ledger.add(record("aaaaaaaaaaaa", clean=False))
     moved = commit(ledger)
     assert moved == [tmp_path / "records/demo-s0-0123456789ab.json"]
-    assert sorted(p.name for p in (tmp_path / "records").iterdir()) == ["demo-s0-0123456789ab.json", "other-s0-ffffffffffff.json"]
-    assert [p.name for p in (tmp_path / "local").iterdir()] == ["dirty"] and len(list((tmp_path / "local/dirty").iterdir())) == 1
+    assert sorted(p.name for p in (tmp_path / "records").iterdir()) == [
+        "demo-s0-0123456789ab.json",
+        "other-s0-ffffffffffff.json",
+    ]
+    assert [p.name for p in (tmp_path / "local").iterdir()] == ["dirty"] and len(
+        list((tmp_path / "local/dirty").iterdir())
+    ) == 1
     assert accuracy(Ledger(tmp_path).find("0123456789ab")) == 0.2
     assert commit(ledger) == []
 
@@ -192,18 +243,67 @@ def test_commit_stops_at_a_damaged_record_and_loses_nothing(tmp_path):
 
 # --- damage
 
-@pytest.mark.parametrize("text, says", [
-    ("", "truncated or not JSON"), ('{"schema": 1, "run_inf', "truncated or not JSON"), ("\x00\xff", "truncated or not JSON"), ('{"schema": 2, "run_info": {}, "train_info": {}, "meta_info": {}}', "schema 2, this version reads 1"),
-    ("{}", "schema None"), ("[]", "schema 'list'"), ("3", "schema 'int'"), ('{"schema": "1"}', "schema '1'"), ('{"schema": 1, "run_info": {}}', "lacks train_info, meta_info"),
-    ('{"schema": 1, "run_info": [], "train_info": {}, "meta_info": {}}', "lacks run_info"),
-])
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("", "truncated or not JSON"),
+        ('{"schema": 1, "run_inf', "truncated or not JSON"),
+        ("\x00\xff", "truncated or not JSON"),
+        ('{"schema": 2, "run_info": {}, "train_info": {}, "meta_info": {}}', "schema 2, this version reads 1"),
+        ("{}", "schema None"),
+        ("[]", "schema 'list'"),
+        ("3", "schema 'int'"),
+        ('{"schema": "1"}', "schema '1'"),
+        ('{"schema": 1, "run_info": {}}', "is no complete record: 'run_info.name' is missing"),
+        ('{"schema": 1, "run_info": [], "train_info": {}, "meta_info": {}}', "run_info is [], wanted keys: name, key"),
+    ],
+)
 def test_damaged_and_foreign_records(tmp_path, text, says):
     path = tmp_path / "local" / "demo-s0-0123456789ab.json"
     write_atomic(path, text)
-    for read in (lambda: Ledger(tmp_path).find("0123456789ab"), lambda: list(Ledger(tmp_path)), lambda: read_record(path)):
+    for read in (
+        lambda: Ledger(tmp_path).find("0123456789ab"),
+        lambda: list(Ledger(tmp_path)),
+        lambda: read_record(path),
+    ):
         with pytest.raises(ValueError) as e:
             read()
         assert says in str(e.value) and str(path) in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "part, change, says",
+    [
+        ("run_info", dict(seed="first"), "run_info.seed is 'first', wanted"),
+        ("run_info", dict(code=dict(clean="perhaps")), "run_info.code.clean is 'perhaps', wanted"),
+        ("run_info", dict(code={}), "'run_info.code.clean' is missing"),
+        ("run_info", dict(key=None), "run_info.key is None, wanted str"),
+        ("train_info", dict(test_accuracy="high"), "train_info.test_accuracy is 'high', wanted"),
+        ("train_info", dict(history=3), "train_info.history is 3, wanted list"),
+        ("meta_info", dict(data_sizes=dict(test="many")), "meta_info.data_sizes['test'] is 'many', wanted"),
+    ],
+)
+def test_a_wrong_value_is_named(part, change, says):
+    wrong = record()
+    wrong[part] |= change
+    with pytest.raises(ValueError) as e:
+        check_record(wrong, "x.json")
+    assert str(e.value).startswith("x.json is no complete record: ") and says in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_keys_of_other_versions_are_legal(tmp_path):
+    other = dict(record(), extra=1)
+    for part in ("run_info", "train_info", "meta_info"):
+        other[part]["of_another_version"] = [1, 2]
+    path = Ledger(tmp_path).add(other)
+    assert read_record(path) == other and check_record(other) is other
+
+
+def test_every_committed_record_is_valid():
+    records = [read_record(path) for path in sorted((ROOT / "results").glob("*/records/*.json"))]
+    assert len(records) > 900 and all(r["run_info"]["code"]["clean"] for r in records)
 
 
 def test_binary_rubbish(tmp_path):
@@ -247,7 +347,11 @@ Ledger({str(tmp_path)!r}).add({record()!r})
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
     assert done.returncode == -signal.SIGKILL
-    assert not list(tmp_path.rglob("*.json")) and Ledger(tmp_path).find("0123456789ab") is None and list(Ledger(tmp_path)) == []
+    assert (
+        not list(tmp_path.rglob("*.json"))
+        and Ledger(tmp_path).find("0123456789ab") is None
+        and list(Ledger(tmp_path)) == []
+    )
 
 
 def test_folders_are_replaced_whole_or_not_at_all(tmp_path):
@@ -270,16 +374,20 @@ def test_folders_are_replaced_whole_or_not_at_all(tmp_path):
 
 # --- what was looked at lies beside the record
 
+
 def test_what_is_beside_a_record_moves_and_goes_with_it(tmp_path):
     ledger = Ledger(tmp_path)
     mine = ledger.add(record(accuracy=0.1))
     assert ledger.places(record(accuracy=0.1)) == [mine] and ledger.places(record(accuracy=0.2)) == []
-    mine.with_suffix(L.SEEN).write_text("of the first run")
+    mine.with_suffix(SEEN).write_text("of the first run")
     mine = ledger.add(record(accuracy=0.2))
-    assert not mine.with_suffix(L.SEEN).exists(), "it was of the record before"
-    mine.with_suffix(L.SEEN).write_text("of the second")
+    assert not mine.with_suffix(SEEN).exists(), "it was of the record before"
+    mine.with_suffix(SEEN).write_text("of the second")
     commit(ledger)
-    assert sorted(p.name for p in (tmp_path / "records").iterdir()) == [mine.name, mine.with_suffix(L.SEEN).name] and not list((tmp_path / "local").iterdir())
+    assert sorted(p.name for p in (tmp_path / "records").iterdir()) == [
+        mine.name,
+        mine.with_suffix(SEEN).name,
+    ] and not list((tmp_path / "local").iterdir())
     assert ledger.places(record(accuracy=0.2)) == [tmp_path / "records" / mine.name] and len(list(ledger)) == 1
     ledger.add(record(accuracy=0.3))
     commit(ledger)

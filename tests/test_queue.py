@@ -16,7 +16,8 @@ from _ddp_worker import PLAIN, VIT
 from learngene.app import cli, queue
 from learngene import running, train
 from learngene import recipe as recipes
-from learngene.ledger import Ledger, source_digest
+from learngene.ledger import Ledger
+from learngene.provenance import source_digest
 
 ROOT = Path(__file__).parents[1]
 TEACHER = dict(name="teacher", model=VIT, method=dict(name="from-scratch"), data=dict(fraction=0.12), augment=PLAIN, train=dict(epochs=2, batch_size=32, lr=1e-3, lr_batch=None, warmup_epochs=1))
@@ -91,6 +92,20 @@ def test_an_ancestrys_own_ancestry_is_first(tmp_path):
     jobs, _ = queue.plan_jobs("mini", dict(table2=["table2"]), whole=False)
     assert [str(j) for j in jobs[:2]] == ["ancestry: name teacher, seed 0", "ancestry: name child, seed 0"]
     assert queue._chained(jobs[:2]) and not queue._chained(jobs[:1])
+
+
+def test_a_wrong_method_is_refused_before_anything_runs(tmp_path):
+    wrong = TABLE | dict(vary=dict(method=dict(first=dict(method=dict(name="pretraining-finetunning")))))
+    (tmp_path / "recipes/mini/table2.yaml").write_text(yaml.safe_dump(wrong))
+    with pytest.raises(ValueError, match="did you mean 'pretraining-finetuning'"):
+        queue.plan_jobs("mini", TABLES)
+
+
+def test_the_base_of_a_profile_is_no_job(tmp_path):
+    (tmp_path / "recipes/mini/base.yaml").write_text(yaml.safe_dump(dict(train=dict(epochs=1))))
+    assert set(queue.sweeps_of("mini")) == {"table2", "figure5"}
+    jobs, _ = queue.plan_jobs("mini", TABLES)
+    assert len(jobs) == 7 and [job.labels["name"] for job in jobs if job.table == "ancestry"] == ["teacher"]
 
 
 def test_shipped_ancestries_are_not_trained_again():

@@ -321,16 +321,27 @@ def test_side_by_side_gives_the_same_records(tmp_path, ancestry):
 
 def test_a_failing_run_does_not_stop_the_others(tmp_path, ancestry):
     good = [recipe(ancestry, seed=s, train=dict(epochs=1)) for s in (0, 1)]
-    bad = [recipe(ancestry, name="bad", seed=s, method=dict(name="cluster-learngene", options=dict(epz=1))) for s in (0, 1)]
+    bad = [recipe(ancestry, name="bad", seed=s, shape=dict(depth=9)) for s in (0, 1)]
     ledger, said = Ledger(tmp_path / "ledger"), []
-    with pytest.raises(RuntimeError, match="runs failed, the first: bad: .*did you mean 'eps'"):
+    with pytest.raises(RuntimeError, match="runs failed, the first: bad: .*depth is 9"):
         lg.run_all([bad[0], good[0], bad[1], good[1]], ledger, 1, log=lambda s, **k: said.append(s))
     assert all(ledger.find(r.key) for r in good) and sum("failed, ValueError" in s for s in said) == 2
     assert len(files(tmp_path / "ledger")) == 2
 
 
+@pytest.mark.parametrize("method, says", [
+    (dict(name="cluster-lerngene"), "did you mean 'cluster-learngene'"),
+    (dict(name="cluster-learngene", options=dict(epz=1.0)), "did you mean 'eps'"),
+])
+def test_unknown_methods_and_options_are_refused_before_the_first_run(tmp_path, ancestry, method, says):
+    good, bad = recipe(ancestry, train=dict(epochs=1)), recipe(ancestry, name="bad", method=method)
+    with pytest.raises(ValueError, match=says):
+        lg.run_all([good, bad], Ledger(tmp_path / "ledger"), 1, log=lambda s, **k: None)
+    assert not (tmp_path / "ledger").exists()
+
+
 def test_failures_are_counted_seed_by_seed(tmp_path, ancestry):
-    bad = [recipe(ancestry, name="bad", seed=s, method=dict(name="cluster-learngene", options=dict(epz=1))) for s in (0, 1, 2)]
+    bad = [recipe(ancestry, name="bad", seed=s, shape=dict(depth=9)) for s in (0, 1, 2)]
     with pytest.raises(RuntimeError, match="3 of 3 runs failed"):
         lg.run_all(bad, Ledger(tmp_path / "ledger"), 1, log=lambda s, **k: None)
 
@@ -668,5 +679,5 @@ def test_another_normalisation_than_the_ancestrys_is_told(tmp_path, ancestry, mo
 def test_a_folder_that_holds_other_things_is_refused_before_training(tmp_path, ancestry, monkeypatch):
     (tmp_path / "mine" / "other").mkdir(parents=True)
     monkeypatch.setattr(R, "fit", None)
-    with pytest.raises(ValueError, match="holds other things"):
+    with pytest.raises(ValueError, match="holds other files"):
         run(recipe(ancestry), Ledger(tmp_path / "l"), save=tmp_path / "mine")

@@ -293,7 +293,7 @@ def test_a_folder_is_checked_before_a_training(tmp_path):
     check_folder(tmp_path / "new")
     vit.save_vit(make("plain"), tmp_path / "m")
     check_folder(tmp_path / "m")
-    with pytest.raises(ValueError, match="holds other things, which saving would remove .m.; give the name of a new folder"):
+    with pytest.raises(ValueError, match="holds other files, which saving would remove .m.; give the name of a new folder"):
         check_folder(tmp_path)
     with pytest.raises(ValueError, match="is a file; give the name of a folder"):
         check_folder(tmp_path / "m" / "config.json")

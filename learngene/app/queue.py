@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from .. import recipe as recipes
-from .. import running, train
+from .. import methods, running, train
 from ..files import atomic_folder, is_first_process, read_config, write_atomic
 from ..ancestry import shipped
-from ..ledger import SEEN, Ledger, code_version, file_name, read_record, source_digest
-from ..recipe import Recipe, Sweep, find_recipe
+from ..ledger import SEEN, Ledger, file_name, read_record
+from ..provenance import code_version, source_digest
+from ..recipe import Recipe, Sweep, find_recipe, recipe_files
 from ..vit import VIT_FORMAT
 
 
@@ -56,6 +56,7 @@ def plan_jobs(
             turn[cell] = turn.get(cell, -1) + 1
             found.append((turn[cell], Job(table, labels, recipe)))
     jobs = [job for _, job in sorted(found, key=lambda pair: pair[0])]
+    methods.check_methods(job.recipe.method for job in jobs)
     wanted = [path for path in _own_ancestries(profile) if whole] + [job.recipe.ancestry for job in jobs]
     once = {}
     for job in [*_ancestries(wanted), *jobs]:
@@ -65,17 +66,13 @@ def plan_jobs(
 
 def sweeps_of(profile) -> dict:  # name -> name
     "All sweeps of a profile: what there is to do where the paper notebooks are missing."
-    return {f.stem: f.stem for f in _recipes_of(profile) if "vary:" in f.read_text(encoding="utf-8")}
-
-
-def _recipes_of(profile):
-    return sorted((recipes.recipes_folder() / profile).glob("*.yaml"))
+    return {f.stem: f.stem for f in recipe_files(profile) if "vary:" in f.read_text(encoding="utf-8")}
 
 
 def _own_ancestries(profile):
     "The profile's recipes of models from random weights, unless the model comes with the library; the narrowest first."
     sweeps = sweeps_of(profile)
-    made = {str(f): Recipe.load(f) for f in _recipes_of(profile) if f.stem not in sweeps}
+    made = {str(f): Recipe.load(f) for f in recipe_files(profile) if f.stem not in sweeps}
     own = {name: r.model.get("embed_dim", math.inf) for name, r in made.items() if r.model and r.name not in shipped()}
     return sorted(own, key=own.get)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..files import write_atomic
-from ..ledger import code_version, now, read_record
+from ..ledger import read_record
+from ..provenance import code_version, now
 
 _TEMPLATE = Path(__file__).parent / "report.html.jinja"
 

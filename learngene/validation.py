@@ -1,0 +1,109 @@
+"""Pydantic's validation with errors of one line: where, which key, its value, what was wanted, and the near name."""
+from types import NoneType, UnionType
+from typing import Annotated, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BeforeValidator, Field, StrictInt, TypeAdapter, ValidationError
+
+from .files import near
+
+
+def as_number(value):
+    "Turn text such as \"5e-4\" into a float; leave the rest to the checks that follow."
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+# Types of fields. True is no number and 1.0 no int, but an int becomes a float where a float belongs.
+Count = Annotated[StrictInt, Field(ge=0)]
+Positive = Annotated[StrictInt, Field(ge=1)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False), BeforeValidator(as_number)]
+Amount = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Positives = Annotated[list[Positive], Field(strict=True, min_length=1)]
+Shares = Annotated[list[Annotated[float, Field(strict=True, ge=0, le=1)]], Field(min_length=1)]
+Mapping = Annotated[dict, Field(strict=True)]
+
+
+def validate(
+    model,  # a pydantic dataclass or model
+    values,  # nested dicts
+    name,  # of what is validated, e.g. a file
+):  # an instance of the model
+    "Validate nested dicts. ValueError: one line with name, key, value and what was wanted."
+    try:
+        return TypeAdapter(model).validate_python(values)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+    raise ValueError(f"{name}: {explain(problems, model)}")
+
+
+# The text of an error is ours: pydantic's takes several lines, and names neither the file nor the near key.
+WANTED = {
+    "int_type": "int", "float_type": "float", "string_type": "str", "bool_type": "bool", "dict_type": "dict",
+    "list_type": "list", "finite_number": "a finite number", "literal_error": "{expected}",
+    "greater_than_equal": "at least {ge:g}", "greater_than": "more than {gt:g}", "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}", "too_short": "at least {min_length} of them", "value_error": "{error}",
+}
+UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden", "invalid_key")
+
+
+def explain(
+    problems,  # of a ValidationError
+    model,  # that was validated
+) -> str:
+    "Put the first problem into one line; a misspelt key comes before all else."
+    first = next((p for p in problems if p["type"] in UNKNOWN_KEY), problems[0])
+    field, hint = find_field(first["loc"], model)
+    if first["type"] in UNKNOWN_KEY:
+        *parents, key = first["loc"]
+        known = fields_of(find_field(parents, model)[1])
+        return f"{': '.join([*parents, ''])}unknown key {key!r}{near(key, known)}; known are {', '.join(known)}."
+    if first["type"] == "missing":
+        return f"{'.'.join(field)!r} is missing."
+    same = [p for p in problems if p["loc"][: len(field)] == field]
+    problem = max(same, key=lambda p: len(p["loc"]))  # each type of a union has one: that of the type that fits best
+    inside = problem["loc"][len(field) + (len(types_of(hint)) > 1):]
+    wanted = words(problem, hint, inside)
+    if not field and problem["type"] == "value_error":  # a rule about several keys
+        return wanted
+    path = ".".join(field) + "".join(f"[{place!r}]" for place in inside)
+    return f"{path or 'it'} is {problem['input']!r}, wanted {wanted}."
+
+
+def words(problem, hint, inside) -> str:
+    "Say what was wanted: other types, or a value within a limit."
+    kind, may_be_empty = problem["type"], " or nothing" * (NoneType in get_args(hint) and not inside)
+    if kind in ("dataclass_type", "model_type"):
+        return "keys: " + ", ".join(fields_of(hint))
+    if kind.endswith("_type") and not inside:
+        return " or ".join((get_origin(t) or t).__name__ for t in types_of(hint)) + may_be_empty
+    if kind in WANTED:
+        return WANTED[kind].format(**problem.get("ctx", {})) + may_be_empty
+    return problem["msg"].removeprefix("Input should be ")
+
+
+def find_field(loc, model):
+    "Names of the fields that lead to a place, and the type of the last."
+    names = []
+    for name in loc:
+        known = fields_of(model)
+        if not known:
+            break
+        names.append(name)
+        model = known.get(name)
+    return tuple(names), model
+
+
+def fields_of(model) -> dict:
+    "Name -> type of the fields of a pydantic class; nothing for other types."
+    names = getattr(model, "__pydantic_fields__", {})
+    hints = get_type_hints(model) if names else {}
+    return {name: hints[name] for name in names}
+
+
+def types_of(hint) -> list:
+    "The types of a union but for None, or the one type."
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]
+    return [kind for kind in kinds if kind is not NoneType]
