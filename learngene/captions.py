@@ -5,8 +5,7 @@ import torch
 
 from .ancestry import load_ancestry, shipped
 from .density import patch_distances
-from .files import project_root
-from .paper import published_distances, published_value
+from .paper import has_numbers, published_distances, published_value
 from .running import known_distances
 
 DEIT_B_PATCHES = ((14, 14), (16, 16), 1)  # grid, pixels a patch, class token
@@ -33,12 +32,13 @@ def training_budget(
     "State the optimiser steps of some runs, beside the paper's where its numbers are at hand."
     if not records:
         return ""
-    epochs = _range([r["meta_info"]["recipe"]["train"]["epochs"] for r in records])
-    steps = _range([steps_of(r) for r in records])
-    if steps == "0":
+    trained = [r for r in records if steps_of(r)]
+    if not trained:
         return "Nothing is trained here."
+    epochs = _range([r["meta_info"]["recipe"]["train"]["epochs"] for r in trained])
+    steps = _range([steps_of(r) for r in trained])
     ours = f"A run here takes {steps} optimiser steps ({epochs} epoch{'s' * (epochs != '1')})"
-    return f"{ours}; the paper's about {round(paper_steps(), -3):,} (50 epochs of ImageNet)." if project_root() else f"{ours}."
+    return f"{ours}; the paper's about {round(paper_steps(), -3):,} (50 epochs of ImageNet)." if has_numbers() else f"{ours}."
 
 
 def _range(values):
@@ -78,13 +78,17 @@ def head_spread(
     return against_uniform(known["distances"], uniform)
 
 
+def _known_ancestries(records):
+    "The ancestries of some runs that come with the library, and so with distances."
+    return sorted({r["meta_info"]["recipe"].get("ancestry") for r in records} & set(shipped()))
+
+
 def alike_heads(
     records,  # of the runs that are shown
 ) -> str:  # one sentence for each ancestry with distances; "" where there is none
     "State how near the heads of the runs' ancestries are to attending to all tokens alike, beside DeiT-B's."
     sentences = []
-    ancestries = {r["meta_info"]["recipe"].get("ancestry") for r in records}
-    for ancestry in sorted(ancestries & set(shipped())):  # others carry no distances
+    for ancestry in _known_ancestries(records):
         mean, most = head_spread(ancestry)
         sentences.append(f"The heads of {ancestry} look {mean:.2f} times as far as attention to all tokens alike, "
                          f"none differs from it by more than {most:.0%}{_beside_deit_b()}.")
@@ -92,7 +96,7 @@ def alike_heads(
 
 
 def _beside_deit_b():
-    if not project_root():
+    if not has_numbers():
         return ""
     mean, most = against_uniform(published_distances(), uniform_distance(*DEIT_B_PATCHES))
     return f" (DeiT-B's: {mean:.2f} times, up to {most:.0%})"
@@ -103,3 +107,37 @@ def caption_facts(
 ) -> str:
     "State what every caption has to say of its runs."
     return " ".join(filter(None, [training_budget(records), alike_heads(records)]))
+
+
+def caveats(
+    records,  # of the runs behind a report
+) -> list:  # of sentences
+    "State what a reader has to know before the verdicts: how short the training is, and how alike the heads are."
+    budget, heads = training_budget(records), alike_heads(records)
+    alike = heads and max(head_spread(name)[1] for name in _known_ancestries(records)) < 0.5
+    return [*filter(None, [
+        budget and f"Short training. {budget} A start shows most early, so that effects here may be larger than the paper's.",
+        heads and f"Heads that are much alike. {heads}" + " Clustering them has little to find." * alike])]
+
+
+def describe_data(
+    records,  # of the runs behind a report
+) -> list:  # one phrase for each dataset
+    "Say which datasets some runs were trained on, and how large they are."
+    metas = [r["meta_info"] for r in records]
+    phrases = []
+    for name in sorted({m["data"] for m in metas if "data" in m}):
+        sizes = [m["data_sizes"] for m in metas if m.get("data") == name]
+        train, test = max(s["train"] for s in sizes), max(s["test"] for s in sizes)
+        phrases.append(f"{name} (up to {train:,} training and {test:,} test images)")
+    return phrases
+
+
+def describe_ancestries(
+    records,  # of the runs behind a report
+) -> list:  # one phrase for each ancestry
+    "Say which ancestries some runs inherit from, and how many layers and heads they have."
+    names = {r["meta_info"]["recipe"].get("ancestry") for r in records} - {None}
+    known = {name: known_distances(name)["distances"] for name in _known_ancestries(records)}
+    sizes = {name: f" ({len(d)} layers of {len(d[0])} heads)" for name, d in known.items()}
+    return [name + sizes.get(name, "") for name in sorted(names)]

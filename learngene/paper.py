@@ -4,14 +4,19 @@ import torch
 
 from .files import project_root
 
+NUMBERS = "results/paper/published.csv"
+
+def has_numbers() -> bool:
+    "Whether the paper's numbers are at hand: they lie in a checkout, not in the installed library."
+    root = project_root()
+    return root is not None and (root / NUMBERS).is_file()
+
 
 def paper_folder():
     "Find the folder of the paper's numbers. FileNotFoundError outside a checkout."
-    root = project_root()
-    if root is None:
-        raise FileNotFoundError(
-            "the paper's numbers lie in results/paper/published.csv of a checkout of the project; run this inside one.")
-    return root / "results/paper"
+    if not has_numbers():
+        raise FileNotFoundError(f"the paper's numbers lie in {NUMBERS} of a checkout of the project; run this inside one.")
+    return (project_root() / NUMBERS).parent
 
 
 def published(

@@ -30,7 +30,7 @@ def test_training_budget():
 
 
 def test_outside_a_checkout_the_paper_is_left_out(monkeypatch):
-    monkeypatch.setattr(captions, "project_root", lambda: None)
+    monkeypatch.setattr("learngene.paper.project_root", lambda: None)
     assert captions.training_budget([record(epochs=1)]) == "A run here takes 2 optimiser steps (1 epoch)."
 
 

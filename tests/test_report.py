@@ -16,6 +16,7 @@ from learngene.ledger import file_name
 from learngene.app.report import write_report
 from learngene.tables import Results
 
+PAPER = "https://openreview.net/forum?id=92vVuJVLVW"
 VOID = {"meta", "img", "link", "br", "hr"}
 
 
@@ -69,7 +70,7 @@ def test_everything_is_there(results):
     results.publish("figure1c", "Figure 1c: heads", "caption one", figure=fig)
     plt.close("all")
     p = page(results)
-    assert [s["id"] for s in p.all("section")] == ["figure1c", "figure5", "table2"]
+    assert [s["id"] for s in p.all("section")] == ["summary", "table2", "figure1c", "figure5"]
     pictures = [i["src"] for i in p.all("img")]
     assert len(pictures) == 2
     for source in pictures:
@@ -85,7 +86,8 @@ def test_nothing_is_fetched_from_elsewhere(results):
     p = page(results)
     for _, attrs in p.elements:
         for name in ("src", "href"):
-            assert not attrs.get(name, "").startswith(("http", "//", "/")), attrs
+            assert attrs.get(name) == PAPER or not attrs.get(name, "").startswith(("http", "//", "/")), attrs
+    assert PAPER not in [attrs.get("src") for _, attrs in p.elements], "a link to the paper, which nothing follows by itself"
 
 
 def test_text_is_escaped(results):
@@ -117,12 +119,13 @@ def test_it_says_which_records_are_whose(results):
     results.publish("u", "U", "c", records=[mine])
     p = page(results)
     text = " ".join(p.text)
-    assert "1 runs on this machine" in text and "1 committed records" in text and "1 runs of a modified tree: not counted as results" in text
-    links = {a["href"] for a in p.all("a") if not a["href"].startswith("#")}
+    assert "1 run on this machine" in text and "1 committed record" in text and "1 run of a modified tree: not counted as results" in text
+    assert "1 made here, 1 replayed from the project's records" in text and "1 of a modified tree" in text
+    links = {a["href"] for a in p.all("a") if not a["href"].startswith("#")} - {PAPER}
     assert links == {f"local/{file_name(mine)}", f"records/{file_name(project)}", f"local/dirty/{file_name(dirty)}"}
     assert all((results.folder / link).is_file() for link in links)
     rows = text[text.index("The runs behind"):]
-    assert "(3)" in rows and [rows.count(n) for n in ("mine", "project", "dirty")] == [1, 1, 1] and {"yours", "committed", "not counted"} <= set(p.text)
+    assert "(3)" in rows and [rows.count(n) for n in ("mine", "project", "dirty")] == [1, 1, 1] and {"made here", "replayed", "not counted"} <= set(p.text)
 
 
 def test_no_warning_without_modified_runs(results):
@@ -155,7 +158,73 @@ def test_what_is_missing_takes_the_place_of_what_was_there(results, tmp_path):
     notebook.write_text(json.dumps(dict(cells=[dict(cell_type="markdown", source=["# T & co\n", "\n", "> x"])])))
     results.publish("t", "Old", "c", table=pd.DataFrame(dict(a=[12345])))
     note_missing(results.folder, "t", notebook, "2 of 10 runs have records; missing: x, seed 0; and 7 more.")
-    p = page(results)
-    assert "T & co" in p.text and "Not yet run: 2 of 10 runs have records; missing: x, seed 0; and 7 more." in p.text and "12345" not in p.text
+    text = " ".join(page(results).text)
+    assert "T & co: not yet run: 2 of 10 runs have records; missing: x, seed 0; and 7 more." in text and "12345" not in text
     note_missing(results.folder, "t", notebook, "there is no recipe 'a/b': give one of c, d.")
-    assert "Not yet run: there is no recipe 'a/b'." in page(results).text
+    p = page(results)
+    assert "T & co: no recipe in this profile." in p.text and [s["id"] for s in p.all("section")] == ["summary", "missing"]
+
+
+CLAIMS = pd.DataFrame({"verdict": ["holds", "does not hold"], "effect (points)": ["+1.00", "-2.00"],
+                       "95 % interval": ["[+0.50, +1.50]", "[-3.00, -1.00]"], "shown in": ["table2", "table9"]},
+                      index=pd.Index(["a beats b", "c beats d"], name="claim"))
+
+
+def test_it_opens_with_the_answer(results):
+    "The paper, the data and ancestry, the verdicts, the number of runs, and the two caveats, before anything else."
+    run = record(epochs=1)
+    run["meta_info"]["data"], run["meta_info"]["recipe"]["ancestry"] = "digits", "vit_nano_p2_8.digits"
+    results.ledger.add(run)
+    results.publish("table2", "Table 2: ways to start", "c", records=[run])
+    results.publish("claims", "The claims", "c", table=CLAIMS)
+    text = " ".join(page(results).text)
+    summary = text[:text.index("Table 2: ways to start")]
+    for said in ("Cluster-Learngene: Inheriting Adaptive Clusters", "digits (up to 100 training and 10 test images)",
+                 "vit_nano_p2_8.digits (12 layers of 8 heads)", "a beats b holds +1.00 [+0.50, +1.50]", "1 made here, 0 replayed",
+                 "Short training. A run here takes 2 optimiser steps", "Clustering them has little to find"):
+        assert said in summary, said
+
+
+def test_sections_come_in_the_papers_order_and_titles_differ(results):
+    names = ["beyond", "claims", "cost", "fidelity", "figure1c", "figure7", "related", "reviewers", "start", "table1", "table9", "beyond_shapes", "zebra"]
+    for name in names:
+        results.publish(name, f"Title: {name}", "c")
+    p = page(results)
+    assert [s["id"] for s in p.all("section")] == ["summary", "claims", "table1", "table9", "figure1c", "figure7", "fidelity", "start", "beyond",
+                                                    "beyond_shapes", "cost", "reviewers", "related", "zebra"]
+    assert set(names) <= set(p.text), "a short title that several share is no label"
+
+
+def test_no_empty_column_and_one_cell_for_a_shared_label(results):
+    frame = pd.DataFrame({"empty": ["", "", ""], "effect": ["+1.0", "", "-2.0"]}, index=pd.MultiIndex.from_product([["x"], list("abc")], names=["images", "method"]))
+    results.publish("t", "T", "c", table=frame)
+    p = page(results)
+    assert "empty" not in p.text and p.text.count("x") == 1 and [a["rowspan"] for a in p.all("th") if "rowspan" in a] == ["3"]
+    assert [a["class"] for a in p.all("td")].count("number") == 2
+
+
+def test_the_papers_numbers_stand_in_their_section(results):
+    results.publish("table9", "Table 9", "c")
+    results.publish("table4", "Table 4", "c")
+    text = " ".join(page(results).text)
+    assert "1.45 points (the paper's text on Table 9" in text and "stand in an image; none is known" in text
+
+
+def test_it_can_be_used_without_a_mouse_or_eyes(results):
+    fig = figure()
+    results.publish("t", "Title", "c", table=pd.DataFrame({"a": [1]}), figure=fig, alt="Two lines that rise.", notes=["A note."])
+    results.publish("u", "Other", "c", figure=fig)
+    plt.close("all")
+    p = page(results)
+    assert [i["alt"] for i in p.all("img")] == ["Two lines that rise.", "Other"] and "A note." in p.text
+    areas = [a for a in p.all("div") if "scroll" in a.get("class", "")]
+    assert areas and all(a["tabindex"] == "0" and a["role"] == "region" and a["aria-label"] for a in areas)
+
+
+def test_the_link_to_the_runs_opens_them(results):
+    results.ledger.add(record(1))
+    results.publish("t", "T", "c", records=[record(1)])
+    p = page(results)
+    link, = [a for a in p.all("a") if a["href"] == "#runs"]
+    assert f"getElementById('{p.all('details')[0]['id']}').open = true" in link["onclick"]
+    assert "runs" in {a.get("id") for a in p.all("div")}, "inside the details, so that its address alone opens them, too"

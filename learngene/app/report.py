@@ -1,15 +1,21 @@
-"""One html page of everything a profile has shown: tables, figures, what they mean, and the records behind them."""
+"""One html page of everything a profile has shown: verdicts first, then tables, figures and the records behind them."""
 import base64
+import csv
 import json
+import re
+from collections import Counter
 from pathlib import Path
 
-import pandas as pd
-
+from ..captions import caveats, describe_ancestries, describe_data
 from ..files import write_atomic
 from ..ledger import read_record
+from ..paper import has_numbers, published_sentences
 from ..provenance import code_version, now
+from ..results import STORES
 
 _TEMPLATE = Path(__file__).parent / "report.html.jinja"
+_OURS = ("start", "beyond", "beyond_shapes", "beyond_studies", "beyond_pareto", "cost", "reviewers", "related")
+_WORDS = dict(yours="made here", committed="replayed", not_counted="not counted")
 
 
 def write_report(folder) -> Path:
@@ -17,54 +23,119 @@ def write_report(folder) -> Path:
     import jinja2
 
     folder = Path(folder)
-    cards = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((folder / "tables").glob("*.json"), key=_order)]
+    cards = [json.loads(path.read_text(encoding="utf-8")) for path in (folder / "tables").glob("*.json")]
     if not cards:
-        raise FileNotFoundError(f"{folder} has no tables or figures yet; in a checkout `learngene run all --profile {folder.name}` and `learngene report` make them.")
-    for card in cards:
-        card["table_html"] = _table(folder / card["table"]) if card["table"] else ""
-        card["figure_data"] = _inline(folder / card["figure"]) if card["figure"] else ""
-        card["paragraphs"] = [p for p in card["text"].split("\n") if p.strip()]
+        raise FileNotFoundError(f"{folder} has no tables or figures yet; in a checkout "
+                                f"`learngene run all --profile {folder.name}` and `learngene report` make them.")
+    cards.sort(key=lambda card: _rank(card["name"]))
+    shown, missing = [c for c in cards if not c.get("not_run")], [c for c in cards if c.get("not_run")]
+    labels = Counter(card["title"].partition(":")[0] for card in shown)
+    for card in shown:
+        _complete(card, folder, labels)
+    records = _records(folder, shown)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        profile=folder.name, cards=cards, code=code_version(), made=now(), runs=_runs(folder, cards))
+        profile=folder.name, cards=shown, missing=_missing(missing), code=code_version(), made=now(),
+        runs=[_row(*item) for item in records], counts=Counter(store for _, store, _ in records),
+        verdicts=_verdicts(folder, shown), **_summary([record for *_, record in records]))
     return write_atomic(folder / "report.html", page)
 
 
 def note_missing(folder, name, notebook, why) -> Path:
-    "Write the card of a table that cannot be made from records, in place of one that could: its notebook's title, and what is missing."
-    title = "".join(json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"][0]["source"]).splitlines()[0].removeprefix("# ")
+    "Write the card of a table that cannot be made, in place of one that could: its title, and what is missing."
+    title = "".join(json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"][0]["source"]).splitlines()[0]
     why = why if "records" in why else f"{why.split(':')[0]}."
-    card = dict(name=name, title=title, caption="", text="", table=None, figure=None, not_run=why, records=dict(yours=[], committed=[], not_counted=[]))
+    card = dict(name=name, title=title.removeprefix("# "), caption="", text="", alt="", notes=[], table=None, figure=None,
+                not_run=why, records={store: [] for store in STORES})
     return write_atomic(Path(folder) / "tables" / f"{name}.json", json.dumps(card, indent=1) + "\n")
 
 
-def _order(path):
-    "Figure 1 before Figure 2 before Table 2: the paper's own order, figures first."
-    digits = "".join(c for c in path.stem if c.isdigit()) or "0"
-    return (not path.stem.startswith("figure"), int(digits), path.stem)
+def _rank(name):
+    "Claims, then the paper's tables and figures in its own order, then fidelity, then what is ours."
+    number = int("".join(c for c in name if c.isdigit()) or 0)
+    groups = (name == "claims", name.startswith("table"), name.startswith("figure"), name == "fidelity", name in _OURS)
+    group = groups.index(True) if True in groups else len(groups)
+    return group, _OURS.index(name) if name in _OURS else number, name
+
+
+def _complete(card, folder, labels):
+    "Add what the page shows of a card: its label, table, figure and paragraphs, and the paper's own numbers."
+    short, _, rest = card["title"].partition(":")
+    card["label"] = short if labels[short] == 1 else rest.strip()
+    card["header"], card["rows"] = _table(folder / card["table"]) if card["table"] else ([], [])
+    card["figure_data"] = _inline(folder / card["figure"]) if card["figure"] else ""
+    card["paragraphs"] = [line for line in card["text"].split("\n") if line.strip()]
+    card["paper"] = published_sentences(card["name"]) if has_numbers() else []
+    card["counts"] = {store: len(names) for store, names in card["records"].items()}
 
 
 def _table(path):
-    frame = pd.read_csv(path, keep_default_na=False, dtype=str).rename(columns={"Unnamed: 0": ""})
-    return frame.to_html(index=False, border=0, escape=True)
+    "A csv as (header, rows of cells), without empty columns; a cell is (text, kind, rows it spans)."
+    with open(path, encoding="utf-8", newline="") as file:
+        header, *body = csv.reader(file)
+    kept = [i for i, name in enumerate(header) if any(row[i] for row in body) or not body]
+    header, body = [header[i] for i in kept], [[row[i] for i in kept] for row in body]
+    rows = [[(text, _kind(text), 1) for text in row] for row in body]
+    start = 0  # the first column says a label once for all rows that share it
+    for i in range(1, len(body) + 1 if len(header) > 2 else 0):
+        if i == len(body) or body[i][0] != body[start][0]:
+            text, kind, _ = rows[start][0]
+            rows[start][0] = (text, kind, i - start)
+            for row in rows[start + 1:i]:
+                del row[0]
+            start = i
+    return header, rows
+
+
+def _kind(text):
+    "How a cell is set: as a number, as a verdict, or as text."
+    if re.fullmatch(r"[\d\s.,+\-−±%()\[\]/×e]+", text):
+        return "number"
+    return text.replace(" ", "-") if text in ("holds", "holds in part", "undecided", "does not hold") else "text"
+
+
+def _missing(cards):
+    "Titles by what is missing: one line for all of them at the end of the page."
+    titles = {}
+    for card in cards:
+        no_recipe = card["not_run"].startswith("there is no recipe")
+        why = "no recipe in this profile." if no_recipe else f"not yet run: {card['not_run']}"
+        titles.setdefault(why, []).append(card["title"].partition(":")[0] if no_recipe else card["title"])
+    return titles
 
 
 def _inline(path):
     return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _runs(folder, cards):
-    "Every run behind the page, once: where its record lies, and what it cost."
-    rows = {}
-    for card in cards:
-        for store, sub in (("yours", "local"), ("committed", "records"), ("not_counted", "local/dirty")):
-            for name in card["records"][store]:
-                path = folder / sub / name
-                if not path.is_file():
-                    continue
-                r = read_record(path)
-                rows[name] = dict(
-                    name=r["run_info"]["name"], seed=r["run_info"]["seed"], store=store.replace("_", " "), file=f"{sub}/{name}",
-                    accuracy=f"{r['train_info']['test_accuracy']:.2%}", seconds=f"{r['train_info']['seconds']:.0f}",
-                    commit=(r["run_info"]["code"]["commit"] or r["run_info"]["code"]["version"])[:10], device=r["run_info"]["device"])
-    return [rows[k] for k in sorted(rows)]
+def _records(folder, cards):
+    "Every record behind the page, once: (file name, store, record)."
+    stores = {name: store for card in cards for store, names in card["records"].items() for name in names}
+    paths = {name: folder / STORES[store] / name for name, store in stores.items()}
+    return [(name, stores[name], read_record(path)) for name, path in sorted(paths.items()) if path.is_file()]
+
+
+def _row(name, store, record):
+    "What the list of runs says of one."
+    run, train = record["run_info"], record["train_info"]
+    return dict(name=run["name"], seed=run["seed"], store=_WORDS[store], file=f"{STORES[store]}/{name}",
+                accuracy=f"{train['test_accuracy']:.2%}", seconds=f"{train['seconds']:.0f}", device=run["device"],
+                commit=(run["code"]["commit"] or run["code"]["version"])[:10])
+
+
+def _verdicts(folder, cards):
+    "The columns of the claims' table that fit into the summary."
+    card = next((c for c in cards if c["name"] == "claims" and c["table"]), None)
+    if card is None:
+        return []
+    with open(folder / card["table"], encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    known = {c["name"]: c["label"] for c in cards}
+    return [dict(claim=r["claim"], verdict=r["verdict"], kind=_kind(r["verdict"]), effect=r.get("effect (points)", ""),
+                 interval=r.get("95 % interval", ""), table=r.get("shown in", ""), label=known.get(r.get("shown in")))
+            for r in rows]
+
+
+def _summary(records):
+    "Data, ancestries and caveats of the runs behind the page."
+    return dict(data=describe_data(records), ancestries=describe_ancestries(records), caveats=caveats(records))
