@@ -14,6 +14,7 @@ import yaml
 from _ddp_worker import PLAIN, VIT
 
 from learngene.app import cli, queue
+from learngene.app.notebooks import notebooks, parameters_of
 from learngene import running, train
 from learngene import recipe as recipes
 from learngene.ledger import Ledger
@@ -116,7 +117,9 @@ def test_shipped_ancestries_are_not_trained_again():
 def test_every_profile_has_a_plan(monkeypatch):
     monkeypatch.undo()
     for profile in recipes.profiles():
-        jobs, lines = queue.plan_jobs(profile, {n: [v for k, v in cli.parameters_of(p).items() if k.startswith("sweep")] for n, p in cli.notebooks().items()})
+        tables = {name: [value for key, value in parameters_of(path).items() if key.startswith("sweep")]
+                  for name, path in notebooks().items()}
+        jobs, lines = queue.plan_jobs(profile, tables)
         assert lines and (jobs or profile == "none")
         if profile == "small":
             assert [job.labels["name"] for job in jobs if job.table == "ancestry"] == ["vit_tiny_p8_64.tin100", "vit_small_p8_64.tin100"], "the one that is done first"
