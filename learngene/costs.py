@@ -4,6 +4,7 @@ import math
 import pandas as pd
 
 from .ancestry import shipped
+from .captions import steps_of
 from .tables import epochs_to, to_curves
 from .vit import vit_extra
 
@@ -14,11 +15,10 @@ def run_cost(record) -> dict:
     On a GPU the core-seconds are seconds of the device.
     """
     train, meta, info = record["train_info"], record["meta_info"], record["run_info"]
-    epochs, images = meta["recipe"]["train"]["epochs"], meta["data_sizes"]["train"]
     cores = info.get("threads", 1) * info.get("processes", 1) if info["device"] == "cpu" else 1
     return dict(
-        epochs=epochs,
-        steps=epochs * (images // min(meta["recipe"]["train"]["batch_size"], images)),
+        epochs=meta["recipe"]["train"]["epochs"],
+        steps=steps_of(record),
         core_seconds=train["seconds"] * cores,
         condense_seconds=meta.get("condense_seconds") or 0.0,
         expand_seconds=meta.get("expand_seconds") or 0.0,

@@ -1,5 +1,5 @@
 """What is on record: the runs of a sweep when all of them are there, in a profile or in others."""
-from .tables import Results
+from .tables import Results, differences, judge, to_frame, verdict
 
 
 def stores_of(
@@ -27,10 +27,42 @@ def runs_on_record(
 def first_on_record(
     stores: dict,  # from `stores_of`
     sweep: str,  # name of a recipe file
+    methods=(),  # methods that the sweep must have
 ) -> tuple:  # (profile, cells, records); (None, [], []) when no profile has all of its runs
     "Return the runs of a sweep from the first profile that has them all on record."
     for name, results in stores.items():
         cells, records = runs_on_record(results, sweep)
-        if cells:
+        if cells and set(methods) <= {labels.get("method") for labels, _ in cells}:
             return name, cells, records
     return None, [], []
+
+
+def mean_effect(
+    stores: dict,  # from `stores_of`
+    sweep: str,  # name of a recipe file
+    method: str,  # as the sweep labels it
+    others: list,  # methods that it is compared with
+) -> dict | None:  # as from `tables.judge`, and `profile`; its verdict is better, worse or no clear difference
+    """Return the mean paired difference in test accuracy of a method minus others, over all columns of a sweep.
+
+    From the first profile that has all runs on record; None where there is none.
+    """
+    profile, cells, records = first_on_record(stores, sweep, [method, *others])
+    if profile is None:
+        return None
+    frame = to_frame(cells, records)
+    labels = [label for label in cells[0][0] if label not in ("method", "seed")]
+    frame["column"] = frame[labels].astype(str).agg(", ".join, axis=1)
+    effect = judge(differences(frame, method, others, by="column"))
+    return effect | dict(profile=profile, verdict=verdict(effect))
+
+
+def describe_effect(
+    effect: dict | None,  # from `mean_effect`
+) -> str:
+    "Say an effect in words, with its interval and where it was measured."
+    if effect is None:
+        return "not measured: no profile has all runs on record"
+    numbers = f"{effect['difference']:+.1f} points [{effect['low']:+.1f}, {effect['high']:+.1f}]"
+    counts = f"{effect['n']} seeds, {effect['comparisons']} comparison{'s' * (effect['comparisons'] > 1)}"
+    return f"{effect['verdict']}, {numbers} ({effect['profile']}: {counts})"

@@ -33,7 +33,8 @@ def test_a_shipped_ancestry_has_its_cost():
     assert costs.ancestry_cost("deit_small_patch16_224") is None
 
 
-@pytest.mark.parametrize("once, each, other, n", [(300, 50, 300, 2), (300, 50, 100, 6), (0, 50, 100, 1), (0.3, 0.1, 0.2, 3), (300, 100, 100, None), (0, 2, 1, None)])
+@pytest.mark.parametrize("once, each, other, n", [
+    (300, 50, 300, 2), (300, 50, 100, 6), (0, 50, 100, 1), (0.3, 0.1, 0.2, 3), (300, 100, 100, None), (0, 2, 1, None)])
 def test_break_even(once, each, other, n):
     assert costs.break_even(once, each, other) == n
     if n is not None:
@@ -42,10 +43,12 @@ def test_break_even(once, each, other, n):
 
 def test_cost_of_equal_accuracy():
     runs = [costly("from-scratch", 0, 3.0, [0.1, 0.2, 0.5]), costly("from-scratch", 1, 1.0, [0.1, 0.4, 0.5]),
-            costly("ours", 0, 2.0, [0.2, 0.6, 0.7]), costly("ours", 1, 2.0, [0.2, 0.4, 0.9]), costly("poor", 0, 2.0, [0.1, 0.1, 0.2])]
+            costly("ours", 0, 2.0, [0.2, 0.6, 0.7]), costly("ours", 1, 2.0, [0.2, 0.4, 0.9]),
+            costly("poor", 0, 2.0, [0.1, 0.1, 0.2])]
     table = costs.cost_of_equal_accuracy(*zip(*runs), ancestry_seconds=5.0, starts=("ours", "poor", "absent"))
     assert list(table.start) == ["ours", "poor"]
     ours, poor = table.to_dict("records")
     assert (ours["target"], ours["reference_epochs"], ours["epochs"], ours["end"]) == (0.5, 2, 1, pytest.approx(0.8))
-    assert (ours["once"], ours["each"], ours["reference_each"], ours["break_even"]) == (7.0, 1.0, 2.0, 7), "the fastest run sets the rate"
+    assert (ours["once"], ours["each"], ours["reference_each"]) == (7.0, 1.0, 2.0), "the fastest run sets the rate"
+    assert ours["break_even"] == 7
     assert all(math.isnan(poor[name]) for name in ("epochs", "each", "break_even")), "never reached"
