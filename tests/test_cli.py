@@ -1,4 +1,5 @@
 "The command line: what it lists, what it refuses in one line, and that parameters arrive."
+
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ def home(tmp_path, monkeypatch):
 
 
 def fails(capsys, *args):
-    "The one line that a command dies with."
+    "Run a command that fails; return its one line."
     with pytest.raises(SystemExit) as e:
         cli.main([str(a) for a in args])
     text = str(e.value)
@@ -38,8 +39,11 @@ def works(capsys, *args):
 
 
 def notebook(path, cells, tags=("parameters",)):
-    "A notebook of code cells; the first is tagged."
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=dict(kernelspec=dict(name="python3", display_name="Python 3", language="python")))
+    "Write a notebook of code cells; the first is tagged."
+    nb = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(c) for c in cells],
+        metadata=dict(kernelspec=dict(name="python3", display_name="Python 3", language="python")),
+    )
     if tags:
         nb.cells[0].metadata.tags = list(tags)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,42 +54,96 @@ def notebook(path, cells, tags=("parameters",)):
 PARAMETERS = 'profile = "digits"  # which\nfresh = False\nworkers = 0\nresults = ""\nlr = 0.5\nnames = []'
 
 
+# publish a card of the given name; the rest of the call follows
+PUBLISH = """
+from learngene.tables import Results
+import pandas as pd
+Results(profile, results, fresh).publish('{0}', '{0}: it'"""
+
+WAIT = """
+import os, time
+from pathlib import Path
+Path(results, 'ME').touch()
+for _ in range(600):
+    if Path(results, 'OTHER').exists(): break
+    time.sleep(0.1)
+else: raise TimeoutError
+"""
+
+
 # --- from outside
+
 
 def test_from_outside(tmp_path):
     def command(*args, cwd=tmp_path):
-        return subprocess.run([sys.executable, "-m", "learngene", *args], capture_output=True, text=True, cwd=cwd, env=os.environ | dict(COLUMNS="200"))
+        return subprocess.run(
+            [sys.executable, "-m", "learngene", *args],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=os.environ | dict(COLUMNS="200"),
+        )
+
     done = command("--help")
-    assert done.returncode == 0 and all(word in done.stdout for word in ("run", "train", "report", "commit", "list")) and done.stderr == ""
+    assert (
+        done.returncode == 0
+        and all(word in done.stdout for word in ("run", "train", "report", "commit", "list"))
+        and done.stderr == ""
+    )
     done = command("run", "tabel2")
-    assert (done.returncode, done.stdout) == (1, "") and done.stderr.startswith("learngene: there is no table 'tabel2' (did you mean 'table2'?)") and done.stderr.count("\n") == 1
+    assert (
+        (done.returncode, done.stdout) == (1, "")
+        and done.stderr.startswith("learngene: there is no table 'tabel2' (did you mean 'table2'?)")
+        and done.stderr.count("\n") == 1
+    )
     assert command().returncode == 2
     assert (Path(sys.executable).parent / "learngene").exists(), "the console script"
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["train"], ["sweep"], ["report"], ["commit"], ["ledger"], ["data"], ["distances"], ["list"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["run"], ["train"], ["sweep"], ["report"], ["commit"], ["ledger"], ["data"], ["distances"], ["list"]],
+)
 def test_help(capsys, command):
     assert "Usage: learngene" in works(capsys, *command, "--help")
 
 
 def test_list(capsys):
     out = works(capsys, "list")
-    for word in ("table2", "figure1c", "digits", "cluster-learngene", "from-scratch", "pretraining-finetuning", "cifar100", "vit_nano_p2_8.digits"):
+    for word in (
+        "table2",
+        "figure1c",
+        "digits",
+        "cluster-learngene",
+        "from-scratch",
+        "pretraining-finetuning",
+        "cifar100",
+        "vit_nano_p2_8.digits",
+    ):
         assert word in out
     assert out.splitlines()[0].startswith("tables and figures: figure1c")
 
 
 # --- what is refused
 
-@pytest.mark.parametrize("args, says", [
-    (["run", "tabel2"], "did you mean 'table2'"), (["run", "zzzzzzzz"], "there are figure1c"), (["run", "al"], "did you mean 'all'"),
-    (["run", "table2", "--profile", "digit"], "there is no profile 'digit' (did you mean 'digits'?)"),
-    (["run", "table2", "--set", "epohcs=1"], "no parameter 'epohcs'"), (["run", "table2", "--set", "frech=true"], "did you mean 'fresh'"),
-    (["run", "table2", "--set", "workers=2"], "workers has an option of its own: --workers"), (["run", "table2", "--set", "fresh"], "--set wants NAME=VALUE, not 'fresh'"),
-    (["train", "digits/ancestri"], "did you mean 'digits/ancestry'"), (["train", "absent.yaml"], "there is no recipe 'absent.yaml'"),
-])
-def test_refused_in_one_line(capsys, args, says):
-    assert says in fails(capsys, *args)
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["run", "tabel2"], "did you mean 'table2'"),
+        (["run", "zzzzzzzz"], "there are figure1c"),
+        (["run", "al"], "did you mean 'all'"),
+        (["run", "table2", "--profile", "digit"], "there is no profile 'digit' (did you mean 'digits'?)"),
+        (["run", "table2", "--set", "epohcs=1"], "no parameter 'epohcs'"),
+        (["run", "table2", "--set", "frech=true"], "did you mean 'fresh'"),
+        (["run", "table2", "--set", "workers=2"], "workers has an option of its own: --workers"),
+        (["run", "table2", "--set", "fresh"], "--set wants NAME=VALUE, not 'fresh'"),
+        (["train", "digits/ancestri"], "did you mean 'digits/ancestry'"),
+        (["train", "absent.yaml"], "there is no recipe 'absent.yaml'"),
+    ],
+)
+def test_refused_in_one_line(capsys, args, message):
+    assert message in fails(capsys, *args)
 
 
 def test_refused_before_anything_is_written(capsys, tmp_path):
@@ -97,10 +155,17 @@ def test_report_without_results(capsys, tmp_path):
     assert "has no tables or figures yet" in fails(capsys, "report", "--page-only", "--results", tmp_path)
 
 
-@pytest.mark.parametrize("text, says", [("name: x\nancestry: y\ntrian: {}\n", "did you mean 'train'"), ("- a\n", "wanted a mapping"), pytest.param("a: [1\n", "is not YAML")])
-def test_bad_recipe_files(capsys, tmp_path, text, says):
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("name: x\nancestry: y\ntrian: {}\n", "did you mean 'train'"),
+        ("- a\n", "wanted a mapping"),
+        pytest.param("a: [1\n", "is not YAML"),
+    ],
+)
+def test_bad_recipe_files(capsys, tmp_path, text, message):
     (tmp_path / "r.yaml").write_text(text)
-    assert says in fails(capsys, "train", tmp_path / "r.yaml")
+    assert message in fails(capsys, "train", tmp_path / "r.yaml")
 
 
 def test_a_diverging_run(capsys, tmp_path):
@@ -125,8 +190,10 @@ def test_commit_of_an_unknown_profile(capsys, tmp_path):
 
 def raises(error):
     "A function that raises an error."
+
     def function(*args, **kwargs):
         raise error
+
     return function
 
 
@@ -143,7 +210,13 @@ def test_version(capsys):
 
 
 def test_wrong_calls_exit_with_2(capsys):
-    for call in ([], ["run"], ["nonsense"], ["run", "table2", "--workers", "many"], ["train", "x", "--engine", "steam"]):
+    for call in (
+        [],
+        ["run"],
+        ["nonsense"],
+        ["run", "table2", "--workers", "many"],
+        ["train", "x", "--engine", "steam"],
+    ):
         with pytest.raises(SystemExit) as e:
             cli.main(call)
         assert e.value.code == 2, call
@@ -151,15 +224,23 @@ def test_wrong_calls_exit_with_2(capsys):
 
 # --- parameters
 
+
 def test_parameters_are_checked(tmp_path):
     path = notebook(tmp_path / "n.ipynb", [PARAMETERS, "profile"])
     check_parameters(path, {})
     check_parameters(path, dict(profile="x", fresh=True, workers=-1, lr=1.5, names=[1]))
-    for given, says in [(dict(worker=1), "no parameter 'worker' (did you mean 'workers'?); it has profile, fresh"), (dict(fresh=1), "fresh is 1, wanted bool, as in fresh=False"),
-                        (dict(workers=True), "wanted int"), (dict(workers="1"), "wanted int"), (dict(profile=None), "wanted str"), (dict(lr=1), "wanted float"), (dict(names=()), "wanted list")]:
+    for given, message in [
+        (dict(worker=1), "no parameter 'worker' (did you mean 'workers'?); it has profile, fresh"),
+        (dict(fresh=1), "fresh is 1, wanted bool, as in fresh=False"),
+        (dict(workers=True), "wanted int"),
+        (dict(workers="1"), "wanted int"),
+        (dict(profile=None), "wanted str"),
+        (dict(lr=1), "wanted float"),
+        (dict(names=()), "wanted list"),
+    ]:
         with pytest.raises(ValueError) as e:
             check_parameters(path, given)
-        assert says in str(e.value)
+        assert message in str(e.value)
 
 
 def test_exactly_one_tagged_cell(tmp_path):
@@ -173,14 +254,23 @@ def test_exactly_one_tagged_cell(tmp_path):
         check_parameters(path, {})
 
 
-@pytest.mark.parametrize("source", ["import os", "a = 1 + x", "a = len([])", "a =", "a.b = 1", "print(1)", "a, b = 1, 2"])
+@pytest.mark.parametrize(
+    "source", ["import os", "a = 1 + x", "a = len([])", "a =", "a.b = 1", "print(1)", "a, b = 1, 2"]
+)
 def test_parameters_are_literals(tmp_path, source):
     with pytest.raises(ValueError, match="nothing but NAME = literal"):
         check_parameters(notebook(tmp_path / "n.ipynb", [source]), {})
 
 
-def test_run_notebook_hands_parameters_over(tmp_path, capsys):
-    path = notebook(tmp_path / "in" / "n.ipynb", [PARAMETERS, "import os; from pathlib import Path\nprint('got', profile, fresh, workers, results, lr)\nassert Path('n.ipynb').exists()"])
+def test_run_notebook_passes_parameters(tmp_path, capsys):
+    path = notebook(
+        tmp_path / "in" / "n.ipynb",
+        [
+            PARAMETERS,
+            "print('got', profile, fresh, workers, results, lr)",
+            "from pathlib import Path\nassert Path('n.ipynb').exists()",
+        ],
+    )
     before = path.read_bytes()
     with pytest.raises(ValueError, match="did you mean 'workers'"):
         run_notebook(path, tmp_path / "out" / "n.ipynb", dict(workerz=3))
@@ -197,7 +287,7 @@ def test_run_notebook_hands_parameters_over(tmp_path, capsys):
 def checkout(tmp_path, monkeypatch):
     "A folder that looks like a checkout, with two quick notebooks."
     root = tmp_path / "checkout"
-    publish = "from learngene.tables import Results\nimport pandas as pd\nResults(profile, results, fresh).publish('{0}', '{0}: it', 'caption', f'workers {{workers}}', pd.DataFrame(dict(a=[1])))"
+    publish = PUBLISH + ", 'caption', f'workers {{workers}}', pd.DataFrame(dict(a=[1])))"
     four = PARAMETERS.split("\nlr")[0]
     root.mkdir()
     shutil.copy(ROOT / "settings.ini", root)
@@ -210,15 +300,33 @@ def checkout(tmp_path, monkeypatch):
 def test_run_all_in_a_checkout(checkout, capsys):
     out = works(capsys, "run", "all", "--workers", "3")
     assert "(1/2) figure1c" in out and "(2/2) table2" in out and "report.html" in out
-    made = sorted(p.relative_to(checkout / "results/digits").as_posix() for p in (checkout / "results").rglob("*") if p.is_file())
-    assert made == ["notebooks/figure1c.ipynb", "notebooks/table2.ipynb", "report.html", "tables/figure1c.csv", "tables/figure1c.json", "tables/table2.csv", "tables/table2.json"]
+    made = sorted(
+        p.relative_to(checkout / "results/digits").as_posix() for p in (checkout / "results").rglob("*") if p.is_file()
+    )
+    assert made == [
+        "notebooks/figure1c.ipynb",
+        "notebooks/table2.ipynb",
+        "report.html",
+        "tables/figure1c.csv",
+        "tables/figure1c.json",
+        "tables/table2.csv",
+        "tables/table2.json",
+    ]
     assert "workers 3" in (checkout / "results/digits/report.html").read_text()
 
 
-@pytest.mark.parametrize("given, fresh", [([], []), (["--fresh"], ["figure1c", "table2"]), (["--fresh", "table2"], ["table2"])], ids=str)
+@pytest.mark.parametrize(
+    "given, fresh", [([], []), (["--fresh"], ["figure1c", "table2"]), (["--fresh", "table2"], ["table2"])], ids=str
+)
 def test_fresh_for_some_tables(checkout, capsys, given, fresh):
     for name in ("figure1c", "table2"):
-        notebook(checkout / "nbs" / "paper" / f"{name}.ipynb", [PARAMETERS.split("\nlr")[0], f"from learngene.tables import Results\nResults(profile, results).publish('{name}', '{name}', 'c', f'fresh is {{fresh}}')"])
+        notebook(
+            checkout / "nbs" / "paper" / f"{name}.ipynb",
+            [
+                PARAMETERS.split("\nlr")[0],
+                PUBLISH.format(name) + ", 'c', f'fresh is {fresh}')",
+            ],
+        )
     works(capsys, "run", "all", *given)
     said = {p.stem: json.loads(p.read_text())["text"] for p in (checkout / "results/digits/tables").glob("*.json")}
     assert said == {name: f"fresh is {name in fresh}" for name in ("figure1c", "table2")}
@@ -229,29 +337,43 @@ def test_fresh_for_a_table_that_is_not_there(checkout, capsys):
     assert "it stands alone" in fails(capsys, "run", "all", "--dry-run", "--fresh", "table2")
 
 
-def test_notebooks_that_train_nothing_run_side_by_side_and_keep_their_words_together(checkout, capsys):
+def test_complete_notebooks_run_side_by_side_and_keep_their_output_together(checkout, capsys):
     four = PARAMETERS.split("\nlr")[0]
     for name, other in (("figure1c", "table2"), ("table2", "figure1c")):  # each waits for a sign of the other
-        wait = f"import os, time; from pathlib import Path\nPath(results, '{name}').touch()\nfor _ in range(600):\n    if Path(results, '{other}').exists(): break\n    time.sleep(0.1)\nelse: raise TimeoutError"
-        say = f"for i in range(3): print('{name} says', i, os.environ.get('LEARNGENE_REPLAY'))\nfrom learngene.tables import Results\nResults(profile, results).publish('{name}', '{name}', 'c')"
+        wait = WAIT.replace("ME", name).replace("OTHER", other)
+        say = f"for i in range(3): print('{name} says', i, os.environ.get('LEARNGENE_REPLAY'))\n"
+        say += PUBLISH.format(name) + ", 'c')"
         notebook(checkout / "nbs" / "paper" / f"{name}.ipynb", [four, wait, say])
     (checkout / "out").mkdir()
     out = works(capsys, "run", "all", "--workers", "2", "--results", "out")
     words = [line.strip() for line in out.splitlines()[:8]]
-    assert words == [f"{said}" for i, name in enumerate(("figure1c", "table2"), 1) for said in (f"({i}/2) {name}", *(f"{name} says {k} 1" for k in range(3)))]
+    assert words == [
+        f"{said}"
+        for i, name in enumerate(("figure1c", "table2"), 1)
+        for said in (f"({i}/2) {name}", *(f"{name} says {k} 1" for k in range(3)))
+    ]
 
 
-TRAINS = "import os\nfrom learngene.running import NotRun, replay\nfrom learngene.tables import Results\nif replay(): raise NotRun('1 of 2 runs have records; missing: b, seed 0.')\nResults(profile, results).publish('table2', 'Table 2', 'c')\nprint('trained')"
+TRAINS = """
+import os
+from learngene.running import NotRun, replay
+from learngene.tables import Results
+if replay(): raise NotRun('1 of 2 runs have records; missing: b, seed 0.')
+Results(profile, results).publish('table2', 'Table 2', 'c')
+print('trained')
+"""
 
 
-def test_what_a_replay_lacks_is_made_after_it(checkout, capsys):
+def test_a_notebook_that_lacks_records_runs_after_the_replay(checkout, capsys):
     notebook(checkout / "nbs" / "paper" / "table2.ipynb", [PARAMETERS.split("\nlr")[0], TRAINS])
     out = works(capsys, "run", "all")
     assert out.index("(1/2) figure1c") < out.index("(2/2) table2") < out.index("trained") < out.index("report.html")
 
 
 def test_one_failing_notebook_of_several(checkout, capsys):
-    notebook(checkout / "nbs" / "paper" / "figure1c.ipynb", [PARAMETERS.split("\nlr")[0], "raise KeyError('the reason')"])
+    notebook(
+        checkout / "nbs" / "paper" / "figure1c.ipynb", [PARAMETERS.split("\nlr")[0], "raise KeyError('the reason')"]
+    )
     assert "the reason" in fails(capsys, "run", "all")
     assert (checkout / "results/digits/tables/table2.json").is_file(), "the others are made all the same"
 
@@ -259,31 +381,48 @@ def test_one_failing_notebook_of_several(checkout, capsys):
 def test_a_report_is_made_from_records_alone(checkout, capsys):
     nb = notebook(checkout / "nbs" / "paper" / "table2.ipynb", [PARAMETERS.split("\nlr")[0], TRAINS])
     text = json.loads(nb.read_text())
-    text["cells"].insert(0, dict(cell_type="markdown", id="title", metadata={}, source=["# Table 2: three ways\n", "\n", "more"]))
+    text["cells"].insert(
+        0, dict(cell_type="markdown", id="title", metadata={}, source=["# Table 2: three ways\n", "\n", "more"])
+    )
     nb.write_text(json.dumps(text))
     out = works(capsys, "report")
     assert "figure1c" in out and "table2: not yet run" in out and "trained" not in out
     page = (checkout / "results/digits/report.html").read_text()
-    assert "not yet run: 1 of 2 runs have records; missing: b, seed 0." in page and "Table 2: three ways" in page and "figure1c: it" in page
+    assert (
+        "not yet run: 1 of 2 runs have records; missing: b, seed 0." in page
+        and "Table 2: three ways" in page
+        and "figure1c: it" in page
+    )
     (checkout / "results/digits/report.html").unlink()
     works(capsys, "report", "--page-only")
     assert (checkout / "results/digits/report.html").read_text().count("not yet run") == 1
 
 
-def test_a_report_lists_what_the_profile_has_no_recipe_for(checkout, capsys):
-    notebook(checkout / "nbs" / "paper" / "table2.ipynb", [PARAMETERS.split("\nlr")[0], "import learngene as lg\nlg.Sweep.load('small/absent')"])
+def test_a_report_lists_missing_recipes(checkout, capsys):
+    notebook(
+        checkout / "nbs" / "paper" / "table2.ipynb",
+        [PARAMETERS.split("\nlr")[0], "import learngene as lg\nlg.Sweep.load('small/absent')"],
+    )
     works(capsys, "report", "--profile", "small")
     assert ": no recipe in this profile." in (checkout / "results/small/report.html").read_text()
 
 
-def test_a_report_says_what_went_wrong(checkout, capsys):
+def test_a_report_shows_the_error_of_a_notebook(checkout, capsys):
     notebook(checkout / "nbs" / "paper" / "table2.ipynb", [PARAMETERS.split("\nlr")[0], "1 / 0"])
     assert "ZeroDivisionError" in fails(capsys, "report")
     assert "figure1c: it" in (checkout / "results/digits/report.html").read_text()
 
 
 def test_distances(capsys, tmp_path):
-    works(capsys, "train", recipe(train=dict(epochs=1), data=dict(val_fraction=0.3)).save(tmp_path / "r.yaml"), "--results", tmp_path / "led", "--save", tmp_path / "model")
+    works(
+        capsys,
+        "train",
+        recipe(train=dict(epochs=1), data=dict(val_fraction=0.3)).save(tmp_path / "r.yaml"),
+        "--results",
+        tmp_path / "led",
+        "--save",
+        tmp_path / "model",
+    )
     assert "20 validation images of digits" in works(capsys, "distances", tmp_path / "model", "--images", "20")
     assert json.loads((tmp_path / "model" / "distances.json").read_text())["images"] == 20
     assert "does not say which data" in fails(capsys, "distances", saved_vit(tmp_path / "anc"))
@@ -291,7 +430,9 @@ def test_distances(capsys, tmp_path):
 
 def test_a_relative_results_folder(checkout, capsys):
     works(capsys, "run", "figure1c", "--results", "mine")
-    assert (checkout / "mine/digits/report.html").is_file() and (checkout / "mine/digits/tables/figure1c.json").is_file()
+    assert (checkout / "mine/digits/report.html").is_file() and (
+        checkout / "mine/digits/tables/figure1c.json"
+    ).is_file()
     assert [p.name for p in (checkout / "nbs/paper").iterdir() if p.is_dir() and not p.name.startswith(".")] == []
 
 
@@ -309,21 +450,33 @@ def test_outside_a_checkout(tmp_path, monkeypatch, capsys):
 
 # --- dry runs and single recipes
 
+
 def test_dry_run_lists_runs_and_writes_nothing(capsys, tmp_path):
     from learngene.recipe import Sweep
 
     cells = Sweep.load("smoke/table2").cells()
     out = works(capsys, "run", "table2", "--profile", "smoke", "--dry-run", "--results", tmp_path)
-    assert f"table2: {len(cells)} runs" in out and out.count("would run") == len(cells) + 1 and "has a record" not in out
+    assert (
+        f"table2: {len(cells)} runs" in out and out.count("would run") == len(cells) + 1 and "has a record" not in out
+    )
     assert not list(tmp_path.iterdir())
     key, seed = cells[3][1].key, cells[3][1].seed
     ancestry = lg.vit.fingerprint(lg.load_ancestry(cells[3][1].ancestry))
-    record = dict(schema=1, run_info=dict(name="x", key=key, seed=seed, code={}), train_info=dict(seconds=7), meta_info=dict(ancestry=ancestry))
+    record = dict(
+        schema=1,
+        run_info=dict(name="x", key=key, seed=seed, code={}),
+        train_info=dict(seconds=7),
+        meta_info=dict(ancestry=ancestry),
+    )
     (tmp_path / "smoke/records").mkdir(parents=True)
     (tmp_path / "smoke/records" / f"x-s{seed}-{key}.json").write_text(json.dumps(record))
     lines = works(capsys, "run", "table2", "--profile", "smoke", "--dry-run", "--results", tmp_path).splitlines()
     (done,) = [line for line in lines if "has a record" in line]
-    assert "7 s" in done and f"images {cells[3][0]['images']}, seed {seed}" in done and sum("has a record" in line for line in lines) == 1
+    assert (
+        "7 s" in done
+        and f"images {cells[3][0]['images']}, seed {seed}" in done
+        and sum("has a record" in line for line in lines) == 1
+    )
     fresh = works(capsys, "run", "table2", "--profile", "smoke", "--dry-run", "--fresh", "--results", tmp_path)
     assert "has a record" not in fresh and "about 7 s of training would run" in fresh
 
@@ -350,7 +503,7 @@ def test_train_a_recipe_file(capsys, tmp_path):
     assert "epoch" in works(capsys, "train", file, "--results", tmp_path / "led", "--again")
 
 
-def test_what_is_on_record_says_where(capsys, tmp_path, monkeypatch):
+def test_train_names_the_existing_record(capsys, tmp_path, monkeypatch):
     file = recipe(saved_vit(tmp_path / "anc"), train=dict(epochs=0)).save(tmp_path / "r.yaml")
     assert "on record" not in works(capsys, "train", file, "--results", tmp_path / "led")
     (path,) = (tmp_path / "led").rglob("*.json")
@@ -364,8 +517,16 @@ def test_a_sweep_of_your_own(capsys, tmp_path, monkeypatch):
     "Wherever its file lies, its records go to a folder by its name."
     import yaml
 
-    base = {k: v for k, v in recipe(saved_vit(tmp_path / "anc"), train=dict(epochs=0)).to_dict().items() if k not in ("name", "seed")}
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(dict(name="my sweep", base=base, vary=dict(size=dict(whole={}, half=dict(shape=dict(depth=2)))), seeds=[0])))
+    base = {
+        k: v
+        for k, v in recipe(saved_vit(tmp_path / "anc"), train=dict(epochs=0)).to_dict().items()
+        if k not in ("name", "seed")
+    }
+    (tmp_path / "s.yaml").write_text(
+        yaml.safe_dump(
+            dict(name="my sweep", base=base, vary=dict(size=dict(whole={}, half=dict(shape=dict(depth=2)))), seeds=[0])
+        )
+    )
     monkeypatch.chdir(tmp_path)
     args = ["sweep", "s.yaml", "--results", "out", "--workers", "1"]
     assert works(capsys, *args).splitlines()[-1] == "the records are in out/my_sweep"
@@ -380,20 +541,41 @@ def test_a_sweep_of_your_own(capsys, tmp_path, monkeypatch):
 
 
 def test_a_recipe_is_no_sweep(capsys):
-    assert "digits/ancestry is a recipe, of one run; run it by `learngene train digits/ancestry`" in fails(capsys, "sweep", "digits/ancestry")
+    assert "digits/ancestry is a recipe, of one run; run it by `learngene train digits/ancestry`" in fails(
+        capsys, "sweep", "digits/ancestry"
+    )
 
 
-@pytest.mark.parametrize("error, says", [
-    (ModuleNotFoundError("No module named 'papermill.x'", name="papermill.x"), "learngene: No module named 'papermill.x': pip install 'learngene[notebooks]'"),
-    (ModuleNotFoundError("No module named 'datasets'", name="datasets"), "pip install 'learngene[hub]'"), (ModuleNotFoundError("No module named 'jinja2'", name="jinja2"), "'jinja2': pip install jinja2"),
-    (ImportError("it needs x: pip install 'learngene[hub]'."), "learngene: it needs x: pip install 'learngene[hub]'."), (AssertionError(), "learngene: AssertionError"), (AssertionError("so\nit is"), "learngene: so it is")])
-def test_other_errors_in_one_line(monkeypatch, capsys, error, says):
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (
+            ModuleNotFoundError("No module named 'papermill.x'", name="papermill.x"),
+            "learngene: No module named 'papermill.x': pip install 'learngene[notebooks]'",
+        ),
+        (ModuleNotFoundError("No module named 'datasets'", name="datasets"), "pip install 'learngene[hub]'"),
+        (ModuleNotFoundError("No module named 'jinja2'", name="jinja2"), "'jinja2': pip install jinja2"),
+        (
+            ImportError("it needs x: pip install 'learngene[hub]'."),
+            "learngene: it needs x: pip install 'learngene[hub]'.",
+        ),
+        (AssertionError(), "learngene: AssertionError"),
+        (AssertionError("so\nit is"), "learngene: so it is"),
+    ],
+)
+def test_other_errors_in_one_line(monkeypatch, capsys, error, message):
     monkeypatch.setattr(lg.methods, "names", raises(error))
-    assert fails(capsys, "list").endswith(says)
+    assert fails(capsys, "list").endswith(message)
 
 
-def test_a_reader_that_has_seen_enough():
-    child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read(); from learngene.app import cli; cli.main(['list'])"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_a_closed_pipe_ends_quietly():
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read(); from learngene.app import cli; cli.main(['list'])"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     child.stdout.close()
     child.stdin.close()
     assert child.stderr.read() == "" and child.wait() == 0

@@ -1,4 +1,5 @@
 """The repository keeps its promises: notebooks in step with the library, small files, a quick and quiet import."""
+
 import json
 import re
 import shutil
@@ -15,7 +16,11 @@ PAPER = [p for p in NOTEBOOKS if p.parent.name == "paper"]
 
 def tracked():
     "Files of the project: git's list where there is git, every file of the source folders otherwise."
-    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+    )
     if listed.returncode == 0:
         return [ROOT / p for p in listed.stdout.split("\0") if p and (ROOT / p).is_file()]
     return [p for folder in ("nbs", "learngene", "tests", "results") for p in (ROOT / folder).rglob("*") if p.is_file()]
@@ -110,7 +115,8 @@ def test_paper_notebooks_define_nothing_and_have_one_parameters_cell(path):
 
 
 def test_import_is_quick_and_silent():
-    code = "import sys, learngene; assert not {'torch', 'timm', 'matplotlib', 'pandas', 'pydantic'} & set(sys.modules), set(sys.modules)"
+    slow = {"torch", "timm", "matplotlib", "pandas", "pydantic"}
+    code = f"import sys, learngene; assert not {slow} & set(sys.modules), set(sys.modules)"
     done = run(sys.executable, "-c", code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -133,7 +139,9 @@ def test_large_files_have_a_reason_beside_them():
     for path in tracked():
         if path.stat().st_size > 2**20:
             assert path.suffix == ".safetensors", path
-            assert "MB" in (path.parent / "README.md").read_text(encoding="utf-8"), f"{path} is large and no README beside it says why"
+            assert "MB" in (path.parent / "README.md").read_text(encoding="utf-8"), (
+                f"{path} is large and no README beside it says why"
+            )
 
 
 def test_weights_only():
@@ -150,7 +158,11 @@ def test_pins_cover_requirements():
 
     config = ConfigParser(delimiters=["="], interpolation=None)
     config.read(ROOT / "settings.ini")
-    pinned = {line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
     keys = ["requirements", *(f"{e}_requirements" for e in config["DEFAULT"]["extras_requirements"].split())]
     for key in keys:
         for requirement in config["DEFAULT"][key].split():
