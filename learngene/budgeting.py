@@ -8,7 +8,8 @@ __all__ = ['Budget', 'LayerPrices', 'prices', 'LayerStats', 'ShrinkPath', 'solve
 
 # %% ../nbs/07_budgeting.ipynb #9df697da
 from .calibration import calibration_batches
-from .inheriting import Plan, build, check_same_ancestry, plan, with_heads
+from .inherited import check_same_ancestry
+from .inheriting import Plan, build, plan, with_heads
 from .refitting import Gram, after_attention, after_ffn, embed_patches, record_inputs, ridge_solve, refit
 from .vit import build_vit, check_vit, eval_mode, latency_ms, measure, memory_mb
 

@@ -9,7 +9,8 @@ import torch
 from conftest import make, pictures
 
 import learngene as lg
-from learngene import budgeting, inheriting
+from learngene import budgeting
+from learngene.inherited import check_same_ancestry
 from learngene.budgeting import Budget, _by_width, _explained, ShrinkPath, _Spread, measure, prices
 from learngene.methods import Shape, get
 from learngene.refitting import refit
@@ -232,5 +233,5 @@ def test_another_ancestry_of_the_same_shape_is_refused(made):
     same = copy.deepcopy(ancestry)
     same.reset_classifier(7)  # an ancestry with another classifier has the same stream
     lg.inherit(learngene, depth=1, refit=images, ancestry=same)
-    inheriting.check_same_ancestry(learngene, copy.deepcopy(ancestry).double())  # another type has other bytes
-    inheriting.check_same_ancestry(dataclasses.replace(learngene, provenance={}), other)  # nothing is known of where it comes from
+    check_same_ancestry(learngene, copy.deepcopy(ancestry).double())  # another type has other bytes
+    check_same_ancestry(dataclasses.replace(learngene, provenance={}), other)  # nothing is known of where it comes from

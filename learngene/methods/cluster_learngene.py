@@ -7,8 +7,10 @@ __all__ = ['ClusterLearngene']
 
 # %% ../../nbs/methods/03_cluster_learngene.ipynb #a754a4e0
 from ..cluster_options import CLUSTERINGS, RULES, check_clustering
-from ..condensing import CENTROIDS, SIGNATURES, condense
-from ..inheriting import FFN, LAYERS, ORDERS, PROJ, inherit, plan
+from ..condense_options import CENTROIDS, SIGNATURES
+from ..condensing import condense
+from ..inheriting import FFN, ORDERS, PROJ, inherit, plan
+from ..shapes import LAYERS
 from .core import Shape, check_options, register
 
 from dataclasses import dataclass

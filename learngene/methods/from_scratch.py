@@ -6,7 +6,7 @@
 __all__ = ['WEIGHTS', 'FromScratch']
 
 # %% ../../nbs/methods/01_from_scratch.ipynb #e97783d7
-from ..inheriting import class_count, head_counts, source_layers
+from ..shapes import class_count, head_counts, source_layers
 from .core import Shape, check_options, register
 from ..vit import build_vit, vit_config
 

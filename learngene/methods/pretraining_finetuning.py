@@ -9,7 +9,8 @@ __all__ = ['HEADS', 'PretrainingFinetuning']
 from ..cluster import HeadCluster
 from ..condensing import gather
 from ..density import mean_attention_distance
-from ..inheriting import LAYERS, build, plan, share_heads, with_heads
+from ..inheriting import build, plan, share_heads, with_heads
+from ..shapes import LAYERS
 from .core import Shape, check_options, register
 from ..vit import check_vit
 

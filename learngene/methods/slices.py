@@ -8,7 +8,8 @@ __all__ = ['PARTS', 'Layers', 'Slice', 'HeuristicLearngene', 'AutoLearngene', 'd
 
 # %% ../../nbs/methods/05_slices.ipynb #99456151
 from ..calibration import image_batches
-from ..inheriting import is_classifier, source_layers
+from ..shapes import source_layers
+from ..tensor_names import is_classifier
 from .core import Shape, check_options, register
 from .from_scratch import WEIGHTS, FromScratch
 from ..vit import check_vit, eval_mode, vit_config
