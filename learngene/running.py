@@ -4,41 +4,37 @@
 
 # %% auto #0
 __all__ = ['LOOKED_AT', 'DISTANCES', 'find_ancestry', 'trained', 'ancestry_folders', 'calibration_subset', 'start', 'find_record',
-           'NotRun', 'replay', 'run', 'run_all', 'each', 'default_workers', 'without_frames', 'payload_of', 'watch',
-           'measure_distances', 'known_distances']
+           'NotRun', 'replay', 'run', 'run_all', 'payload_of', 'watch', 'measure_distances', 'known_distances']
 
 # %% ../nbs/13_running.ipynb #993074ae
 from . import methods
 from .files import cache_folder, check_folder, is_first_process, project_root
-from .ancestry import expects, load_ancestry, new_model, shipped
+from .ancestry import load_ancestry, new_model, shipped
 from .data import data_fingerprint, load_data
 from .density import mean_attention_distance
 from .device import DeviceImages
 from .ledger import SCHEMA, SEEN, Ledger
 from .provenance import code_version, now, source_digest, versions
 from .recipe import Recipe, find_recipe
-from .train import Paused, broadcast_flag, isolate_rng, evaluate, fit, use_cpu
+from .checkpoints import Paused
+from .matching import check_class_count, warn_of_normalisation
+from .parallel import default_workers, each, without_frames
+from .processes import broadcast_flag, use_cpu
+from .rng import isolate_rng
+from .train import evaluate, fit
 from .vit import ffn_width_of, check_vit, count_flops, count_params, fingerprint, latency_ms, load_vit, save_vit, vit_extra
 
 import hashlib
 import importlib
 import json
-import multiprocessing
 import os
-import pickle
 import shutil
-import sys
 import tempfile
-import threading
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import set_seed
@@ -115,12 +111,13 @@ def start(
 ):  # (model, dict of what is known about its origin)
     "The model of a recipe before training."
     method = methods.get(recipe.method.name, **recipe.method.options)
-    _check_classes(recipe, data, (recipe.model or {}).get("num_classes"), "model.num_classes")
+    check_class_count(recipe, data, (recipe.model or {}).get("num_classes"), "model.num_classes")
     ancestry = find_ancestry(recipe.ancestry, on_epoch, home, policy, **how) if recipe.ancestry else new_model(recipe.model, f"recipe {recipe.name!r}: model")
-    _check_normalisation(recipe, ancestry, data)
+    if recipe.ancestry:
+        warn_of_normalisation(ancestry, recipe.ancestry, data)
     ancestry.to(PartialState(cpu=use_cpu()).device)  # a GPU measures and solves many times faster
     if recipe.shape.classifier == "ancestry":
-        _check_classes(recipe, data, ancestry.num_classes, "with shape.classifier: ancestry, the number of classes")
+        check_class_count(recipe, data, ancestry.num_classes, "with shape.classifier: ancestry, the number of classes")
     images = calibration_subset(recipe, data)
     began = time.perf_counter()
     with isolate_rng():
@@ -138,20 +135,6 @@ def start(
     if origin["inherited_params"] == 0:
         origin["payload"] = None
     return model, origin
-
-# %% ../nbs/13_running.ipynb #b5d2db6b
-def _check_normalisation(recipe, ancestry, data):
-    "A warning when an ancestry was trained on images that were normalised in another way."
-    wanted = expects(ancestry) if recipe.ancestry else None
-    if wanted and not all(np.allclose(a, b, atol=1e-3) for a, b in zip(wanted, (data.mean, data.std))):
-        warnings.warn(f"{recipe.ancestry} was trained on images normalised by mean {list(wanted[0])} and std {list(wanted[1])}, and {data.name} is normalised by "
-                      f"{list(data.mean)} and {list(data.std)}; state data.mean and data.std in the recipe.", stacklevel=3)
-
-
-def _check_classes(recipe, data, classes, what):
-    "ValueError when the recipe asks for a classifier of other classes than the data have."
-    if classes is not None and classes != len(data.classes):
-        raise ValueError(f"recipe {recipe.name!r}: {what} is {classes}, but {data.name} has {len(data.classes)} classes; name the data set that it was meant for.")
 
 # %% ../nbs/13_running.ipynb #019d8c0e
 def find_record(
@@ -309,71 +292,7 @@ def run_all(
         raise RuntimeError(f"{len(failed)} of {len(missing)} runs failed, the first: {next(iter(failed.values()))}")
     return [found[r.key] for r in recipes]
 
-# %% ../nbs/13_running.ipynb #4f04685b
-def each(
-    jobs,  # what is to be done, in this order
-    do,  # called with a job; it and its results go from process to process
-    workers,  # jobs side by side, each in a process of its own; up to 1: all of them in this one
-):
-    "Yield (job, result) as jobs finish. When a process is killed, the rest goes on with half as many; RuntimeError when it was alone."
-    if workers <= 1:
-        for job in jobs:
-            yield job, do(job)
-        return
-    left = list(jobs)
-    while left:
-        try:
-            for job, result in _side_by_side(list(left), do, workers):
-                left.remove(job)
-                yield job, result
-        except BrokenProcessPool:
-            if workers == 1:
-                raise RuntimeError(f"the process of a run was killed with none beside it, {len(left)} are left; if memory ran out, set train.micro_batch.") from None
-            workers //= 2
-            warnings.warn(f"a process was killed, perhaps for want of memory; {len(left)} runs are left and go on with {workers} at a time.", stacklevel=2)
-
-# %% ../nbs/13_running.ipynb #e6c3c9ab
-def _side_by_side(jobs, do, workers):
-    "Yield (job, result) as jobs finish, each in a process of its own. BrokenProcessPool when one of them dies."
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        with _without_main():
-            running = {pool.submit(do, job): job for job in jobs}
-        try:
-            for done in as_completed(running):
-                yield running[done], done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-@contextmanager
-def _without_main():
-    "Keep new processes from importing the caller's script again: they need none of it, and it may have no main guard."
-    main = sys.modules["__main__"].__dict__
-    kept = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
-    main["__spec__"] = None
-    try:
-        yield
-    finally:
-        del main["__spec__"]
-        main.update(kept)
-
-
-def _start_worker():
-    "One thread; and an end when the parent ends, however it does, instead of waiting for work that never comes."
-    torch.set_num_threads(1)
-    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
-
 # %% ../nbs/13_running.ipynb #489263bf
-def default_workers(
-    workers=None,  # as asked
-) -> int:  # runs side by side
-    "As asked; else one to a core, or one at a time on a GPU and in a group of processes."
-    alone = torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", 1)) > 1
-    return workers or (1 if alone else os.cpu_count())
-
-
 def _attempt(recipe, ledger, modules=(), **how):
     try:
         for name in modules:  # a process of its own does not know the caller's methods yet
@@ -381,20 +300,6 @@ def _attempt(recipe, ledger, modules=(), **how):
         return run(recipe, ledger, on_epoch=False, **how)
     except Exception as e:  # the others go on; run_all reports it
         return without_frames(e)
-
-
-def without_frames(
-    error,  # an exception that was caught
-):  # the same
-    "An error to hand on, without the frames it came through: they would keep a run's model and images in memory while the next one runs."
-    error.__traceback__ = error.__context__ = error.__cause__ = None
-    try:
-        pickle.dumps(error)
-        made_by, arguments = error.__reduce__()[:2]
-        made_by(*arguments)
-    except Exception:  # it could not go to another process
-        error = RuntimeError(f"{type(error).__name__}: {error}")
-    return error
 
 # %% ../nbs/13_running.ipynb #48a5d827
 def payload_of(

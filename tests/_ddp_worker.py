@@ -59,12 +59,13 @@ def distributed_fit(folder, engine="auto", **change):
 def cut_off_fit(folder):
     "The rich job, stopped by the clock after its first epoch, and by an error within its second."
     from learngene import train as T
+    from learngene.checkpoints import CheckpointPolicy, Paused
 
-    r, step, seen = recipe(**JOBS["rich"]), T._step, []
+    r, step, seen = recipe(**JOBS["rich"]), T.train_step, []
     data = lg.load_data(r.data, r.augment)
     try:
-        T.fit(vit(), data, r, folder, on_epoch=False, policy=T.CheckpointPolicy(until=0.0))
-    except T.Paused as e:
+        T.fit(vit(), data, r, folder, on_epoch=False, policy=CheckpointPolicy(until=0.0))
+    except Paused as e:
         seen.append(str(e))
 
     def third(*rest):
@@ -73,10 +74,10 @@ def cut_off_fit(folder):
             raise KeyboardInterrupt
         return step(*rest)
     try:
-        T._step = third
-        T.fit(vit(1), data, r, folder, on_epoch=False, policy=T.CheckpointPolicy(steps=1))
+        T.train_step = third
+        T.fit(vit(1), data, r, folder, on_epoch=False, policy=CheckpointPolicy(steps=1))
     except KeyboardInterrupt:
-        T._step = step
+        T.train_step = step
     model = vit(2)
     done = T.fit(model, data, r, folder, on_epoch=False)
     return dict(weights=fingerprint(model), history=done.history, resumed_at=done.resumed_at, paused=seen[0])

@@ -23,13 +23,16 @@ from torch import nn
 from learngene import device as D
 from learngene import randaugment as R
 from learngene import train as T
+from learngene.batches import EpochBatches
+from learngene.checkpoints import CheckpointPolicy
 from learngene.data import ImageDataset, eval_transform, train_transform
 from learngene.device import (Augment, DeviceBatches, DeviceImages, StepRNG, choose_engine, crop_batch, erase_batch,
                               resized_boxes)
 from learngene.images import Images
 from learngene.randaugment import apply_randaugment, draw_layer, fill_colour, find_operation, level_of
+from learngene.processes import matmul_precision
 from learngene.recipe import AugmentSpec
-from learngene.train import EpochBatches, evaluate, fit, matmul_precision
+from learngene.train import evaluate, fit
 from learngene.transfer import prefetch
 
 CPU = torch.device("cpu")
@@ -474,7 +477,7 @@ def uninterrupted():
 @pytest.mark.parametrize("kills", [[1], [4], [2, 3, 9], [15]])
 def test_interrupted_at_any_step(uninterrupted, tmp_path, monkeypatch, kills):
     "With Mixup, CutMix, RandAugment, erasing, drop path, EMA, clipping and accumulation."
-    r, steps, step = recipe(augment=RICH, train=RICH_TRAIN), [], T._step
+    r, steps, step = recipe(augment=RICH, train=RICH_TRAIN), [], T.train_step
 
     def interrupted(*args):
         steps.append(1)
@@ -483,12 +486,12 @@ def test_interrupted_at_any_step(uninterrupted, tmp_path, monkeypatch, kills):
         return step(*args)
     for kill in kills:
         with monkeypatch.context() as m:
-            m.setattr(T, "_step", interrupted)
+            m.setattr(T, "train_step", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                train(r, vit(kill if steps else 0), tmp_path, policy=T.CheckpointPolicy(steps=1))
+                train(r, vit(kill if steps else 0), tmp_path, policy=CheckpointPolicy(steps=1))
         steps[:] = [1] * kill
         torch.randn(kill), np.random.rand(kill), random.random()
-    model, report = train(r, vit(9), tmp_path, engine="auto", policy=T.CheckpointPolicy(steps=1))
+    model, report = train(r, vit(9), tmp_path, engine="auto", policy=CheckpointPolicy(steps=1))
     assert same(model, uninterrupted[0])
     assert report.history == uninterrupted[1].history and report.images == uninterrupted[1].images
     assert report.resumed_at == pytest.approx(kills[-1] / 4) and report.engine == "device"
@@ -503,7 +506,7 @@ def test_the_ways_differ_in_augmentation_alone(uninterrupted):
 @pytest.mark.parametrize("first, then", [("device", "loader"), ("loader", "device")])
 def test_a_run_keeps_its_engine(tmp_path, first, then):
     train(recipe(), folder=tmp_path, stop_after=1, engine=first)
-    with pytest.raises(ValueError, match=f"begun with engine='{first}'.*remove its checkpoints"):
+    with pytest.raises(ValueError, match=f"the run started with '{first}'.*remove its checkpoints"):
         train(recipe(), folder=tmp_path, engine=then)
     assert train(recipe(), folder=tmp_path, engine="auto")[1].engine == first
 
@@ -537,17 +540,17 @@ def test_interrupted_on_a_gpu_in_bf16(tmp_path, monkeypatch, change):
     options = dict(engine=change["engine"], deterministic=True)
     r = recipe(augment=RICH, train=RICH_TRAIN | dict(precision="bf16", workers=change.get("workers", 0)))
     expected, a = train(r, **options)
-    step, left, interruptions = T._step, [3], 0
+    step, left, interruptions = T.train_step, [3], 0
 
     def interrupted(*args):
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
         return step(*args)
-    monkeypatch.setattr(T, "_step", interrupted)
+    monkeypatch.setattr(T, "train_step", interrupted)
     while True:
         try:
-            model, b = train(r, vit(interruptions), tmp_path, policy=T.CheckpointPolicy(steps=1), **options)
+            model, b = train(r, vit(interruptions), tmp_path, policy=CheckpointPolicy(steps=1), **options)
             break
         except KeyboardInterrupt:
             interruptions, left[0] = interruptions + 1, 3
@@ -558,7 +561,7 @@ def test_interrupted_on_a_gpu_in_bf16(tmp_path, monkeypatch, change):
 @gpu
 def test_no_step_waits_for_the_gpu(monkeypatch):
     "From the first step of an epoch to its end, making the batches included."
-    step, finite, steps = T._step, T._finite, []
+    step, finite, steps = T.train_step, T.mean_loss, []
 
     def stepping(*args):
         out = step(*args)
@@ -569,8 +572,8 @@ def test_no_step_waits_for_the_gpu(monkeypatch):
     def finishing(*args):
         torch.cuda.set_sync_debug_mode("default")
         return finite(*args)
-    monkeypatch.setattr(T, "_step", stepping)
-    monkeypatch.setattr(T, "_finite", finishing)
+    monkeypatch.setattr(T, "train_step", stepping)
+    monkeypatch.setattr(T, "mean_loss", finishing)
     try:
         train(recipe(augment=RICH, train=RICH_TRAIN | dict(precision="bf16")), deterministic=False)
         train(recipe(augment=RICH | dict(crop="pad"), train=RICH_TRAIN), deterministic=False)
@@ -610,8 +613,8 @@ def settings():
 
 
 def test_deterministic_within_and_as_before_afterwards(monkeypatch):
-    before, during, step = settings(), [], T._step
-    monkeypatch.setattr(T, "_step", lambda *args: (during.append(settings()), step(*args))[1])
+    before, during, step = settings(), [], T.train_step
+    monkeypatch.setattr(T, "train_step", lambda *args: (during.append(settings()), step(*args))[1])
     model, report = train(recipe(augment=RICH), deterministic=True)
     assert all(s[1:] == (True, False, True, False, False, ":4096:8") for s in during)
     assert settings() == before and report.deterministic
@@ -698,7 +701,7 @@ def test_compiling_by_the_environment(monkeypatch):
 def test_adamw_is_one_kernel_on_a_gpu():
     "The same optimiser, fused; here PyTorch's fused kernel for CPUs stands in for the GPU's."
     r, plain, fused = recipe(), vit(), vit()
-    optimizers = [T._optimizer(r, plain, 4)[0], T._optimizer(r, fused, 4, fused=True)[0]]
+    optimizers = [T.make_optimizer(r, plain), T.make_optimizer(r, fused, fused=True)]
     for model, optimizer in zip((plain, fused), optimizers):
         model(torch.ones(2, 1, 8, 8)).square().sum().backward()
         optimizer.step()

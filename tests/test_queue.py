@@ -17,6 +17,7 @@ from learngene.app import cli, queue
 from learngene.app.notebooks import notebooks, parameters_of
 from learngene import running, train
 from learngene import recipe as recipes
+from learngene.checkpoints import CheckpointPolicy
 from learngene.ledger import Ledger
 from learngene.provenance import source_digest
 
@@ -350,15 +351,15 @@ def begin(out):
     jobs, _ = queue.plan_jobs("mini", TABLES)
     book, home = Ledger(out / "mini"), out / "mini/local"
     queue.work(jobs[:3], book, home, NO_END, log=lambda line: None)
-    step, seen = train._step, []
+    step, seen = train.train_step, []
 
     def second(*rest):
         seen.append(rest)
         return step(*rest) if len(seen) < 2 else 1 / 0
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(train, "_step", second)
+        m.setattr(train, "train_step", second)
         with pytest.raises(ZeroDivisionError):
-            running.run(jobs[3].recipe, book, on_epoch=False, home=home, policy=train.CheckpointPolicy(steps=1))
+            running.run(jobs[3].recipe, book, on_epoch=False, home=home, policy=CheckpointPolicy(steps=1))
 
 
 @pytest.mark.parametrize("part, profile", [("", None), ("mini", None), ("mini/local", None), ("mini/local", "mini")])

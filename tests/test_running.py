@@ -17,8 +17,10 @@ import pytest
 import torch
 from _ddp_worker import RICH, recipe, saved_vit, vit
 
+from learngene import parallel as P
 from learngene import running as R
 from learngene.ledger import Ledger, read_record
+from learngene.matching import warn_of_normalisation
 from learngene.recipe import Recipe
 from learngene.train import evaluate
 from learngene.vit import count_params, fingerprint, load_vit, save_vit, vit_extra
@@ -449,14 +451,14 @@ def test_a_run_on_a_machine_with_little_memory(tmp_path, ancestry, monkeypatch):
     "The record states the micro-batch that was used; the batch is the recipe's."
     from learngene import train as T
 
-    gradients = T._gradients
+    gradients = T.accumulate_gradients
 
-    def little(accelerator, model, optimizer, loss_of, x, y, micro):
-        if micro > 10:
+    def little(run, x, y, micro_batch):
+        if micro_batch > 10:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return gradients(accelerator, model, optimizer, loss_of, x, y, micro)
+        return gradients(run, x, y, micro_batch)
     r = recipe(ancestry)
-    monkeypatch.setattr(T, "_gradients", little)
+    monkeypatch.setattr(T, "accumulate_gradients", little)
     record = run(r, Ledger(tmp_path / "a"))
     assert record["train_info"]["micro_batch"] == 8 and record["meta_info"]["recipe"]["train"]["micro_batch"] is None
 
@@ -484,7 +486,7 @@ def test_a_failed_run_keeps_nothing_in_memory(tmp_path, ancestry, monkeypatch):
 
 
 def test_no_time_left_to_train(tmp_path, ancestry, home):
-    from learngene.train import CheckpointPolicy, Paused
+    from learngene.checkpoints import CheckpointPolicy, Paused
 
     with pytest.raises(Paused, match="before it began to train"):
         run(recipe(ancestry), Ledger(tmp_path / "a"), home=tmp_path / "mine", policy=CheckpointPolicy(until=0.0))
@@ -584,15 +586,15 @@ def number(job):
 
 def test_a_killed_process_does_not_end_the_others(tmp_path):
     jobs = [("", 0, False), (str(tmp_path / "flag"), 1, False), ("", 2, False), ("", 3, False)]
-    with pytest.warns(UserWarning, match="was killed.* go on with 1 at a time"):
-        found = dict(R.each(jobs, number, 2))
+    with pytest.warns(UserWarning, match="was killed.* continue with 1 at a time"):
+        found = dict(P.each(jobs, number, 2))
     assert found == {job: job[1] for job in jobs}
 
 
 def test_a_run_that_kills_its_process_alone_is_an_error(tmp_path):
     jobs = [("", 0, False), (str(tmp_path / "flag"), 1, True)]
-    with pytest.warns(UserWarning, match="was killed"), pytest.raises(RuntimeError, match="killed with none beside it, 1 are left; if memory ran out, set train.micro_batch"):
-        list(R.each(jobs, number, 2))
+    with pytest.warns(UserWarning, match="was killed"), pytest.raises(RuntimeError, match="killed with none beside it, 1 jobs are left; if memory ran out, set train.micro_batch"):
+        list(P.each(jobs, number, 2))
 
 
 class TwoWords(Exception):
@@ -601,9 +603,9 @@ class TwoWords(Exception):
 
 
 def test_an_error_that_cannot_travel_is_told_in_words():
-    told = R.without_frames(TwoWords("no", "luck"))
+    told = P.without_frames(TwoWords("no", "luck"))
     assert type(told) is RuntimeError and str(told) == "TwoWords: no luck"
-    assert type(R.without_frames(ValueError("x"))) is ValueError
+    assert type(P.without_frames(ValueError("x"))) is ValueError
 
 
 def test_a_method_of_the_callers_script_runs_in_its_own_process(tmp_path, ancestry, monkeypatch):
@@ -619,9 +621,9 @@ def test_a_method_of_the_callers_script_runs_in_its_own_process(tmp_path, ancest
 
 def test_one_run_at_a_time_in_a_group_of_processes(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert R.default_workers() == os.cpu_count() and R.default_workers(3) == 3
+    assert P.default_workers() == os.cpu_count() and P.default_workers(3) == 3
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert R.default_workers() == 1
+    assert P.default_workers() == 1
 
 
 def test_a_model_that_timm_cannot_build(tmp_path):
@@ -670,10 +672,10 @@ def test_another_normalisation_than_the_ancestrys_is_told(tmp_path, ancestry, mo
     model.pretrained_cfg = dict(mean=data.mean, std=data.std)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        R._check_normalisation(r, model, data)
+        warn_of_normalisation(model, r.ancestry, data)
     model.pretrained_cfg = dict(mean=(0.5,), std=(0.5,))
     with pytest.warns(UserWarning, match=r"normalised by mean \[0.5\] and std \[0.5\], and digits"):
-        R._check_normalisation(r, model, data)
+        warn_of_normalisation(model, r.ancestry, data)
 
 
 def test_a_folder_that_holds_other_things_is_refused_before_training(tmp_path, ancestry, monkeypatch):

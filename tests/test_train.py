@@ -25,9 +25,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from learngene import checkpoints as C
 from learngene import train as T
+from learngene.batches import EpochBatches, SeededImages
+from learngene.checkpoints import CheckpointClock, CheckpointPolicy, Paused, load_checkpoint, save_checkpoint
 from learngene.inheriting import inherit
-from learngene.train import EpochBatches, evaluate, fit
+from learngene.processes import device_name
+from learngene.rng import get_rng_state, isolate_rng, seed_epoch, set_rng_state
+from learngene.train import evaluate, fit
 from learngene.vit import build_vit, count_params, vit_config
 
 RICH_TRAIN = dict(epochs=4, ema=0.9, drop_path=0.2, label_smoothing=0.1, clip_grad=1.0, micro_batch=12)
@@ -77,13 +82,13 @@ def train(r, model=None, folder=None, **kw):
 
 def spy_on_steps(monkeypatch, see):
     "Call `see(model, optimizer, loss)` after each optimiser step; gradients are still there."
-    step = T._step
+    step = T.train_step
 
-    def spied(accelerator, model, optimizer, *rest):
-        loss = step(accelerator, model, optimizer, *rest)
-        see(model, optimizer, loss)
+    def spied(run, x, y):
+        loss = step(run, x, y)
+        see(run.wrapped, run.optimizer, loss)
         return loss
-    monkeypatch.setattr(T, "_step", spied)
+    monkeypatch.setattr(T, "train_step", spied)
 
 
 def shared_child(seed=0):
@@ -171,7 +176,7 @@ def test_no_epochs_at_all():
 @pytest.mark.parametrize("model", [vit, shared_child])
 def test_weight_decay_only_on_matrices(model):
     model = model()
-    optimizer, _ = T._optimizer(recipe(), model, 4)
+    optimizer = T.make_optimizer(recipe(), model)
     names = {id(p): n for n, p in model.named_parameters()}
     groups = {names[id(p)]: g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert groups.keys() == set(names.values()) and sum(len(g["params"]) for g in optimizer.param_groups) == len(names)
@@ -229,11 +234,11 @@ def test_each_setting_changes_the_result():
 
 
 def test_mixup_losses_use_soft_targets():
-    mixup, loss = T._loss(recipe(augment=dict(mixup=0.8), train=dict(label_smoothing=0.2)), 10)
-    x, y = mixup(torch.randn(4, 1, 8, 8), torch.tensor([1, 2, 3, 4]))
+    loss = T.TrainingLoss(recipe(augment=dict(mixup=0.8), train=dict(label_smoothing=0.2)), SimpleNamespace(num_classes=10), torch.device("cpu"))
+    x, y = loss.mix(torch.randn(4, 1, 8, 8), torch.tensor([1, 2, 3, 4]))
     logits = torch.randn(4, 10)
     assert y.shape == (4, 10) and torch.allclose(y.sum(1), torch.ones(4)) and y.min() == pytest.approx(0.02)
-    assert loss(logits, y).item() == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-6)
+    assert loss(logits, y, x).item() == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-6)
 
 
 def shadow_of(model, seen):
@@ -264,11 +269,11 @@ def test_the_moving_average_is_the_result(monkeypatch, make):
 
 def test_every_epoch_and_process_has_its_own_randomness():
     draws = {}
-    with T.isolate_rng():
+    with isolate_rng():
         for seed, epoch, rank in [(0, 1, 0), (0, 2, 0), (1, 1, 0), (0, 1, 1), (1, 0, 0)]:
-            T.seed_epoch(seed, epoch, rank)
+            seed_epoch(seed, epoch, rank)
             draws[seed, epoch, rank] = torch.rand(1).item(), np.random.rand(), random.random()
-        T.seed_epoch(0, 1, 0)
+        seed_epoch(0, 1, 0)
         assert draws[0, 1, 0] == (torch.rand(1).item(), np.random.rand(), random.random())
     assert all(len(set(column)) == len(draws) for column in zip(*draws.values()))
 
@@ -281,10 +286,10 @@ def test_in_a_loading_process_randomness_is_of_seed_epoch_and_image_alone():
     def draw(seed, epoch, i):
         batches = EpochBatches(9, 3, seed)
         batches.epoch = epoch
-        return T._SeededImages(Draws(), batches)[i]
-    with T.isolate_rng():
+        return SeededImages(Draws(), batches)[i]
+    with isolate_rng():
         seen = [draw(*of) for of in [(0, 1, 3), (1, 1, 3), (0, 2, 3), (0, 1, 4), (0, 1, 3)]]
-        T.seed_epoch(0, 1, 3)
+        seed_epoch(0, 1, 3)
         seen.append(Draws()[0])  # a process of that number draws others
     assert seen.pop(4) == seen[0] and all(len(set(column)) == 5 for column in zip(*seen))
 
@@ -417,10 +422,10 @@ def test_cut_off_at_any_step(uninterrupted, tmp_path, monkeypatch, kills):
         with monkeypatch.context() as m:
             spy_on_steps(m, strike)
             with pytest.raises(KeyboardInterrupt):
-                train(r, vit(kill if done_steps else 0), tmp_path, policy=T.CheckpointPolicy(steps=1))
+                train(r, vit(kill if done_steps else 0), tmp_path, policy=CheckpointPolicy(steps=1))
         done_steps[:] = [1] * kill
         torch.randn(kill), np.random.rand(kill), random.random()
-    model, done = train(r, vit(9), tmp_path, policy=T.CheckpointPolicy(steps=1))
+    model, done = train(r, vit(9), tmp_path, policy=CheckpointPolicy(steps=1))
     assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history and done.images == uninterrupted[1].images
     assert done.resumed_at == pytest.approx(kills[-1] / 4)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["epoch-00003-step-000003.pt", "epoch-00004.pt"]
@@ -429,8 +434,8 @@ def test_cut_off_at_any_step(uninterrupted, tmp_path, monkeypatch, kills):
 def test_randomness_matters_to_the_resumed_run(uninterrupted, tmp_path, monkeypatch):
     "The test above can fail: without the states of the generators the weights differ."
     r = recipe(augment=RICH, train=RICH_TRAIN)
-    with pytest.raises(T.Paused):
-        train(r, vit(), tmp_path, policy=T.CheckpointPolicy(until=0.0))
+    with pytest.raises(Paused):
+        train(r, vit(), tmp_path, policy=CheckpointPolicy(until=0.0))
     monkeypatch.setattr(T, "set_rng_state", lambda state, device: None)
     model, _ = train(r, vit(), tmp_path)
     assert not same(model, uninterrupted[0])
@@ -441,8 +446,8 @@ def test_cut_off_within_an_epoch_with_loading_processes(tmp_path, workers):
     "Also with another number of loading processes than before."
     r = recipe(augment=RICH, train=dict(workers=2))
     whole, a = train(r)
-    with pytest.raises(T.Paused, match="step 1 of 4 in epoch 1 of 2"):
-        train(r, vit(), tmp_path, policy=T.CheckpointPolicy(until=0.0))
+    with pytest.raises(Paused, match="step 1 of 4 in epoch 1 of 2"):
+        train(r, vit(), tmp_path, policy=CheckpointPolicy(until=0.0))
     object.__setattr__(r.train, "workers", workers)  # the recipe's key is made already
     state = torch.load(tmp_path / "epoch-00000-step-000001.pt")
     torch.save(state | dict(key=r.key), tmp_path / "epoch-00000-step-000001.pt")
@@ -455,9 +460,9 @@ def test_the_time_is_up_again_and_again(uninterrupted, tmp_path):
     r, calls, heard = recipe(augment=RICH, train=RICH_TRAIN), 0, []
     while True:
         try:
-            model, done = train(r, vit(calls), tmp_path, on_epoch=heard.append, policy=T.CheckpointPolicy(until=0.0))
+            model, done = train(r, vit(calls), tmp_path, on_epoch=heard.append, policy=CheckpointPolicy(until=0.0))
             break
-        except T.Paused:
+        except Paused:
             calls += 1
             assert 1 <= len(list(tmp_path.iterdir())) <= 2
     assert calls == 15 and heard == done.history  # sixteen steps; the last one ends the run
@@ -466,36 +471,37 @@ def test_the_time_is_up_again_and_again(uninterrupted, tmp_path):
 
 def test_stopping_wants_a_folder():
     with pytest.raises(ValueError, match="give `folder`"):
-        train(recipe(), policy=T.CheckpointPolicy(until=0.0))
+        train(recipe(), policy=CheckpointPolicy(until=0.0))
 
 
 def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(T, "save_checkpoint", lambda folder, state: written.append((state["epoch"], state["step"])))
-    train(recipe(), vit(), tmp_path, policy=T.CheckpointPolicy(seconds=1e6))
+    train(recipe(), vit(), tmp_path, policy=CheckpointPolicy(seconds=1e6))
     assert written == []
-    train(recipe(), vit(), tmp_path, policy=T.CheckpointPolicy(seconds=0))
+    train(recipe(), vit(), tmp_path, policy=CheckpointPolicy(seconds=0))
     assert written == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0)]
     looks, seconds = itertools.count(100), itertools.count()  # each look at a clock is a second after the one before it
-    monkeypatch.setattr(T, "time", SimpleNamespace(time=lambda: next(looks), perf_counter=lambda: next(seconds)))
+    for module in (C, T):
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: next(looks), perf_counter=lambda: next(seconds)))
     written.clear()
-    _, done = train(recipe(), vit(), tmp_path, policy=T.CheckpointPolicy(seconds=3))
+    _, done = train(recipe(), vit(), tmp_path, policy=CheckpointPolicy(seconds=3))
     assert written == [(0, 3), (1, 2)] and done.seconds == 4, "two epochs in two pieces each, without the time of writing"
 
 
 def test_a_run_stops_before_the_time_is_up(monkeypatch):
     "The time is up at 10, and the longest step took three seconds: at 7 another one would end too late."
     clock = iter([0.0, 1.0, 4.0, 5.0, 6.9, 7.0])
-    monkeypatch.setattr(T, "time", SimpleNamespace(time=lambda: next(clock)))
-    watch = T._Watch(T.CheckpointPolicy(until=10.0), SimpleNamespace(num_processes=1))
-    assert [watch.look(step)[1] for step in range(1, 6)] == [False] * 4 + [True]
+    monkeypatch.setattr(C, "time", SimpleNamespace(time=lambda: next(clock)))
+    watch = CheckpointClock(CheckpointPolicy(until=10.0), SimpleNamespace(num_processes=1))
+    assert [watch.read(step)[1] for step in range(1, 6)] == [False] * 4 + [True]
 
 
 def test_a_damaged_checkpoint_within_an_epoch(uninterrupted, tmp_path, capsys):
     r = recipe(augment=RICH, train=RICH_TRAIN)
     for _ in range(3):
-        with pytest.raises(T.Paused):
-            train(r, vit(), tmp_path, policy=T.CheckpointPolicy(until=0.0))
+        with pytest.raises(Paused):
+            train(r, vit(), tmp_path, policy=CheckpointPolicy(until=0.0))
     newest = tmp_path / "epoch-00000-step-000003.pt"
     newest.write_bytes(newest.read_bytes()[:3000])
     model, done = train(r, vit(), tmp_path)
@@ -506,10 +512,10 @@ def test_a_damaged_checkpoint_within_an_epoch(uninterrupted, tmp_path, capsys):
 
 def test_what_a_damaged_checkpoint_leaves_further_on_does_not_push_out_good_ones(tmp_path):
     for step in (1, 2, 9):
-        T.save_checkpoint(tmp_path, dict(epoch=0, step=step, key="k"))
+        save_checkpoint(tmp_path, dict(epoch=0, step=step, key="k"))
     (tmp_path / "epoch-00000-step-000009.pt").write_bytes(b"x")
-    assert T.load_checkpoint(tmp_path, "k", lambda s: None)["step"] == 2
-    T.save_checkpoint(tmp_path, dict(epoch=0, step=3, key="k"))
+    assert load_checkpoint(tmp_path, "k", lambda s: None)["step"] == 2
+    save_checkpoint(tmp_path, dict(epoch=0, step=3, key="k"))
     assert [p.stem[-1] for p in sorted(tmp_path.iterdir())] == ["2", "3"]
 
 
@@ -517,30 +523,29 @@ def test_randomness_of_a_processor_on_a_gpu(monkeypatch):
     "A run that was cut off on a processor knows no state of a GPU's generator."
     put = []
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: put.append(state))
-    with T.isolate_rng():
-        state = T.get_rng_state(torch.device("cpu"))
+    with isolate_rng():
+        state = get_rng_state(torch.device("cpu"))
         first = torch.rand(3)
-        T.set_rng_state(state, torch.device("cuda"))
+        set_rng_state(state, torch.device("cuda"))
         assert torch.equal(first, torch.rand(3)) and not put
-        T.set_rng_state(state | dict(cuda=state["torch"]), torch.device("cuda"))
+        set_rng_state(state | dict(cuda=state["torch"]), torch.device("cuda"))
     assert len(put) == 1
 
 
 def test_a_run_that_goes_on_elsewhere_names_both_devices(tmp_path, monkeypatch):
-    name = T._device_name
     for stop_after, device, wanted in [(1, "old", "old"), (2, "new", "old, new"), (3, "new", "old, new"), (None, "old", "old, new")]:
-        monkeypatch.setattr(T, "_device_name", lambda d, device=device: device)
+        monkeypatch.setattr(T, "device_name", lambda d, device=device: device)
         assert train(recipe(train=dict(epochs=4)), vit(), tmp_path, stop_after=stop_after)[1].device == wanted
-    assert name(torch.device("cpu")) == "cpu"
+    assert device_name(torch.device("cpu")) == "cpu"
 
 
 def test_an_epoch_begun_by_more_processes(tmp_path):
-    with pytest.raises(T.Paused):
-        train(recipe(), vit(), tmp_path, policy=T.CheckpointPolicy(until=0.0))
+    with pytest.raises(Paused):
+        train(recipe(), vit(), tmp_path, policy=CheckpointPolicy(until=0.0))
     path = tmp_path / "epoch-00000-step-000001.pt"
     state = torch.load(path)
     torch.save(state | dict(processes=state["processes"] * 2), path)
-    with pytest.raises(ValueError, match="within an epoch of 2 processes, and here are 1; start as many"):
+    with pytest.raises(ValueError, match="cannot resume with 1 processes: the run was interrupted within an epoch of 2; start as many"):
         train(recipe(), vit(), tmp_path)
 
 
@@ -549,14 +554,15 @@ import sys; sys.path.insert(0, {here!r})
 import learngene as lg, torch
 from _ddp_worker import RICH, recipe, vit
 from learngene import train as T
+from learngene.checkpoints import CheckpointPolicy
 torch.set_num_threads(1)
-step = T._step
+step = T.train_step
 def spied(*a):
     print("step", flush=True)
     return step(*a)
-T._step = spied
+T.train_step = spied
 r = recipe(augment=RICH, train={train!r})
-T.fit(vit(), lg.load_data(r.data, r.augment), r, {folder!r}, on_epoch=False, policy=T.CheckpointPolicy(steps=1))
+T.fit(vit(), lg.load_data(r.data, r.augment), r, {folder!r}, on_epoch=False, policy=CheckpointPolicy(steps=1))
 """
 
 
@@ -628,7 +634,7 @@ def test_checkpoints_are_never_pickles(tmp_path):
 
     (tmp_path / "epoch-00001.pt").write_bytes(pickle.dumps(Evil()))
     torch.save(dict(key="k", epoch=2, evil=Evil()), tmp_path / "epoch-00002.pt")
-    assert T.load_checkpoint(tmp_path, "k", lambda s: None) is None
+    assert load_checkpoint(tmp_path, "k", lambda s: None) is None
     assert not (tmp_path / "ran").exists()
 
 
@@ -642,7 +648,7 @@ def test_another_recipes_checkpoint_is_refused(tmp_path):
 
 
 def test_writing_a_checkpoint_is_all_or_nothing(tmp_path, monkeypatch):
-    T.save_checkpoint(tmp_path, dict(epoch=1, key="k"))
+    save_checkpoint(tmp_path, dict(epoch=1, key="k"))
 
     def half(state, f):
         f.write(b"PK half")
@@ -651,9 +657,9 @@ def test_writing_a_checkpoint_is_all_or_nothing(tmp_path, monkeypatch):
         m.setattr(torch, "save", half)
         for epoch in (1, 2):
             with pytest.raises(OSError):
-                T.save_checkpoint(tmp_path, dict(epoch=epoch, key="k"))
+                save_checkpoint(tmp_path, dict(epoch=epoch, key="k"))
     assert [p.name for p in tmp_path.iterdir()] == ["epoch-00001.pt"]
-    assert T.load_checkpoint(tmp_path, "k")["epoch"] == 1
+    assert load_checkpoint(tmp_path, "k")["epoch"] == 1
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file")])
@@ -673,12 +679,12 @@ def test_a_full_disk_costs_no_training(uninterrupted, tmp_path, monkeypatch, cap
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["epoch-00001.pt", "epoch-00004.pt"]
     monkeypatch.setattr(torch, "save", lambda state, f: (_ for _ in ()).throw(error))
     with pytest.raises(OSError, match="could not be written"):  # one that has to stop needs its checkpoint
-        train(r, vit(), tmp_path / "new", policy=T.CheckpointPolicy(until=0.0))
+        train(r, vit(), tmp_path / "new", policy=CheckpointPolicy(until=0.0))
 
 
 def test_a_checkpoint_of_something_else(tmp_path):
     torch.save([1, 2], tmp_path / "epoch-00009.pt")
-    assert T.load_checkpoint(tmp_path, "k", lambda s: None) is None
+    assert load_checkpoint(tmp_path, "k", lambda s: None) is None
 
 
 # --- out of memory
@@ -712,7 +718,7 @@ def test_out_of_memory_halves_the_micro_batch(tmp_path, monkeypatch, capsys, mos
     assert same(whole, model) and a.history == b.history and b.micro_batch == micro
     assert a.images == b.images and len(losses["steps"]) == 8
     said = capsys.readouterr().out
-    assert f"going on with {micro} at once, in batches of 32 as before" in said
+    assert f"continuing with {micro} at once, in batches of 32 as before" in said
     state = torch.load(tmp_path / "epoch-00002.pt")
     assert state["result"]["micro_batch"] == micro
 
@@ -722,8 +728,8 @@ def test_a_halved_micro_batch_survives_a_resume(tmp_path, monkeypatch):
     with monkeypatch.context() as m:
         little_memory(m, 6)
         whole, a = train(r)
-        with pytest.raises(T.Paused):
-            train(r, vit(), tmp_path, policy=T.CheckpointPolicy(until=0.0))
+        with pytest.raises(Paused):
+            train(r, vit(), tmp_path, policy=CheckpointPolicy(until=0.0))
         tried = little_memory(m, 6)
         model, b = train(r, vit(), tmp_path)
         assert max(tried) <= 6
@@ -795,9 +801,9 @@ def test_what_accelerate_sets_for_good_is_taken_back(monkeypatch):
         def __init__(self, *args, **kw):
             super().__init__(*args, **kw)
             torch.set_float32_matmul_precision("medium")
-    seen, step, before = [], T._step, torch.get_float32_matmul_precision()
+    seen, step, before = [], T.train_step, torch.get_float32_matmul_precision()
     monkeypatch.setattr(T, "Accelerator", Careless)
-    monkeypatch.setattr(T, "_step", lambda *args: (seen.append(torch.get_float32_matmul_precision()), step(*args))[1])
+    monkeypatch.setattr(T, "train_step", lambda *args: (seen.append(torch.get_float32_matmul_precision()), step(*args))[1])
     model, _ = train(recipe(train=dict(epochs=1)))
     assert {*seen, torch.get_float32_matmul_precision()} == {before} and vars(model).keys() == vars(vit()).keys()
 
@@ -933,7 +939,7 @@ def test_peak_memory_is_of_this_process_alone(tmp_path):
 import multiprocessing as mp
 from concurrent.futures import ProcessPoolExecutor
 import torch
-from learngene.train import peak_memory_mb
+from learngene.processes import peak_memory_mb
 
 if __name__ == "__main__":
     big = torch.ones(2**30 // 4)  # 1 GiB

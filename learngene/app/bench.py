@@ -99,7 +99,7 @@ def timms(model, recipe, data, workers, device):
     from timm.scheduler import CosineLRScheduler
 
     from ..data import limit_posterize
-    from ..train import peak_memory_mb
+    from ..processes import peak_memory_mb
 
     a, spec, cuda = recipe.augment, recipe.train, device.type == "cuda"
     if cuda:
@@ -206,7 +206,7 @@ def inherit_once(threads):
     from ..cluster import HeadCluster
     from ..condensing import gather
     from ..inheriting import inherit
-    from ..train import peak_memory_mb
+    from ..processes import peak_memory_mb
     from ..vit import count_params
 
     torch.set_num_threads(threads)
@@ -230,7 +230,7 @@ def refit_once(threads, kind):
     from ..condensing import gather
     from ..inheriting import inherit, merge
     from ..refitting import refit
-    from ..train import peak_memory_mb
+    from ..processes import peak_memory_mb
     from ..vit import count_params
 
     torch.set_num_threads(threads)

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from .. import methods, running, train
+from .. import methods, running
+from ..checkpoints import CheckpointPolicy, Paused
 from ..files import atomic_folder, is_first_process, read_config, write_atomic
 from ..ancestry import shipped
+from ..parallel import each, without_frames
+from ..processes import broadcast_flag
 from ..ledger import SEEN, Ledger, file_name, read_record
 from ..provenance import code_version, source_digest
 from ..recipe import Recipe, Sweep, find_recipe, recipe_files
@@ -257,8 +260,8 @@ def work(
     ancestries, rest = ([job for job in todo if (job.table == "ancestry") == first] for first in (True, False))
     for stage in [*([job] for job in ancestries), rest] if _chained(ancestries) else [ancestries, rest]:
         paused = 0
-        for job, result in running.each([job for job in stage if not _lacks(job, failed)], do, min(workers, len(stage))):
-            if isinstance(result, train.Paused):
+        for job, result in each([job for job in stage if not _lacks(job, failed)], do, min(workers, len(stage))):
+            if isinstance(result, Paused):
                 paused += 1
                 if str(result):
                     log(f"{job}: {result}")
@@ -290,12 +293,12 @@ def _chained(ancestries):
 
 def attempt(job, ledger, home, until, aloud, **how):
     "One job; its record, or the exception that ended it, which is Paused when the time was up."
-    on_epoch, policy = _Occasionally(job) if aloud else False, train.CheckpointPolicy(seconds=60, until=until)
+    on_epoch, policy = _Occasionally(job) if aloud else False, CheckpointPolicy(seconds=60, until=until)
     if job.table != "ancestry":
         how.pop("compile", None)  # a run of minutes ends before compiling has paid
     try:
-        if train.broadcast_flag(time.time() >= until):
-            return train.Paused()
+        if broadcast_flag(time.time() >= until):
+            return Paused()
         if job.table != "ancestry":
             return running.run(job.recipe, ledger, on_epoch=on_epoch, again=True, home=home, policy=policy, **how)
         folder = running.trained(job.recipe, on_epoch, home, policy, **how)
@@ -304,7 +307,7 @@ def attempt(job, ledger, home, until, aloud, **how):
             ledger.add(record)
         return record
     except Exception as e:  # the others go on; `work` tells
-        return running.without_frames(e)
+        return without_frames(e)
 
 
 class _Occasionally:
