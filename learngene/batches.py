@@ -6,7 +6,7 @@ from .rng import seed_image
 
 
 class EpochBatches:
-    "Batch sampler: this process's share of every batch, in an order set by seed and epoch alone."
+    "Batch sampler: this process's share of every batch; seed and epoch alone set the order."
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class EpochBatches:
 
 
 class SeededImages(Dataset):
-    "A dataset whose augmentation depends on seed, epoch and image alone, whichever process loads it."
+    "A dataset whose augmentation depends on seed, epoch and image alone."
 
     def __init__(
         self,

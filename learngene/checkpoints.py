@@ -12,12 +12,12 @@ from accelerate.utils import broadcast
 
 
 class Paused(Exception):
-    "Raised when the time given to a run is up; called again, the run resumes from its last checkpoint."
+    "Raised when a run's time is up; the same call resumes from its last checkpoint."
 
 
 @dataclass
 class CheckpointPolicy:
-    "When a run writes a checkpoint, and when it stops; by default a checkpoint at each epoch's end."
+    "When a run writes a checkpoint (by default at each epoch's end), and when it stops."
     steps: int | None = None  # write after every so many steps of an epoch, and at its end
     seconds: float | None = None  # write when the last checkpoint is so many seconds old
     until: float | None = None  # write, and stop, before this time (as `time.time()` counts)
@@ -40,7 +40,7 @@ class CheckpointClock:
         self,
         step: int | None = None,  # steps done of an epoch; None = at its end
     ) -> tuple:  # (is a checkpoint due?, is time up?)
-        "Read the clock; with several processes only at every eighth step, since they have to agree."
+        "Read the clock, with several processes only at every eighth step: they have to agree."
         policy, several = self.policy, self.accelerator.num_processes > 1
         due = policy.seconds is None if step is None else bool(policy.steps) and step % policy.steps == 0
         timed = policy.seconds is not None or policy.until is not None
@@ -94,7 +94,7 @@ def load_checkpoint(
     log=print,  # told about damaged files
     data=None,  # fingerprint of the images
 ):  # the state, or None without a checkpoint
-    "Read the newest readable checkpoint. ValueError when it is of another recipe or of other images."
+    "Read the newest readable checkpoint. ValueError for another recipe or other images."
     for path in reversed(checkpoint_paths(folder)):
         try:
             state = dict(torch.load(path, map_location="cpu", weights_only=True))

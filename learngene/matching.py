@@ -11,7 +11,7 @@ def check_model_fits(
     model,  # about to be trained
     data,  # from `load_data`
 ):
-    "Raise unless the model takes these images and has a class for every label. TypeError: not a ViT; ValueError."
+    "Raise TypeError unless the model is a ViT, ValueError unless it fits images and labels."
     if not isinstance(model, VisionTransformer):
         raise TypeError(f"{type(model).__name__} is not a timm VisionTransformer; only these can be trained here.")
     size, channels, classes = model.patch_embed.img_size, model.patch_embed.proj.in_channels, len(data.classes)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 def default_workers(
     workers=None,  # the number asked for; None or 0 = the default
 ) -> int:
-    "Worker count: the given value, else one per core, or 1 on a GPU or in a group of processes."
+    "Worker count: the given value, else one per core, or 1 on a GPU or with WORLD_SIZE > 1."
     import torch
 
     alone = torch.cuda.is_available() or int(os.environ.get("WORLD_SIZE", 1)) > 1
@@ -25,7 +25,9 @@ def each(
     do,  # called with a job; it, the jobs and its results must pickle
     workers: int,  # jobs side by side, each in a process of its own; up to 1: all of them in this process
 ):
-    "Yield (job, result) as jobs finish. A killed process halves the workers; RuntimeError when it ran alone."
+    """Yield (job, result) as jobs finish.
+
+    When a process is killed, the rest continues with half the workers; RuntimeError when it ran alone."""
     if workers <= 1:
         for job in jobs:
             yield job, do(job)
@@ -83,7 +85,7 @@ def _start_worker():
 def without_frames(
     error: Exception,  # that was caught
 ) -> Exception:  # the same, or a RuntimeError in its words when it cannot go to another process
-    "Strip an error of its frames, which would keep a run's model and images in memory during the next run."
+    "Strip an error of its frames, which would keep a run's model and images in memory."
     error.__traceback__ = error.__context__ = error.__cause__ = None
     try:
         pickle.dumps(error)

@@ -56,7 +56,7 @@ def matmul_precision(
     device,  # torch.device of the process
     deterministic=False,  # allow deterministic algorithms only; RuntimeError for an operation that has none
 ):
-    "Use TF32 on a GPU, and deterministic algorithms if wanted; restore all settings at the end."
+    "Use TF32 on a GPU, and deterministic algorithms if wanted; restore settings after."
     cudnn, memory = torch.backends.cudnn, torch.utils.deterministic
     precision = torch.get_float32_matmul_precision()
     was_deterministic = torch.are_deterministic_algorithms_enabled()

@@ -39,7 +39,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 
-# %% ../nbs/11_train.ipynb #2fba5790
+# %% ../nbs/11_train.ipynb #15fe733a
 def make_optimizer(
     recipe: Recipe,  # `train` is used
     model,  # a timm VisionTransformer
@@ -93,7 +93,7 @@ class TrainingLoss:
         loss = self.criterion(logits, y)
         return loss if self.distillation is None else self.distillation(logits, x, loss)
 
-# %% ../nbs/11_train.ipynb #7a2504ec
+# %% ../nbs/11_train.ipynb #a0eca11f
 def set_drop_path(
     model,  # a timm VisionTransformer
     rate: float,  # of the last layer; the others' rise linearly from 0
@@ -105,7 +105,7 @@ def set_drop_path(
 
 
 class MovingAverage:
-    "An exponential moving average of a model: each weight once, also one that several layers share."
+    "An exponential moving average of a model; weights that layers share count once."
     def __init__(
         self,
         model,  # copied, as the first value
@@ -129,7 +129,7 @@ def evaluate(
     accelerator=None,  # with several processes: each looks at its share
     workers=0,  # processes that load images
 ) -> dict:  # accuracy (0 to 1), loss (mean cross-entropy) and images
-    "Measure accuracy and loss, and leave the model in its mode. ValueError for an empty dataset."
+    "Measure accuracy and loss; the model keeps its mode. ValueError for an empty dataset."
     if len(dataset) == 0:
         raise ValueError("the dataset holds no images to evaluate on; choose another split or fraction.")
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
@@ -226,7 +226,7 @@ def prepare(
     accelerator,  # from `make_accelerator`
     result: Fit,  # to be filled
 ) -> TrainingRun:
-    "Put the parts of a run together. ValueError when a batch cannot be shared among the processes."
+    "Put the parts of a run together. ValueError when processes cannot share a batch."
     t, device = recipe.train, accelerator.device
     pairs = bool(recipe.augment.mixup or recipe.augment.cutmix)
     batches = EpochBatches(len(data.train), t.batch_size, recipe.seed, accelerator.process_index,
@@ -273,7 +273,7 @@ def train_step(
     x,  # images of this process's share of a batch (B, C, H, W)
     y,  # labels (B,), or targets (B, classes)
 ):  # the mean loss, detached
-    "Gradients and update for one batch. OutOfMemoryError when even one image does not fit, or with several processes."
+    "Gradients and update for one batch. OutOfMemoryError when smaller pieces cannot help."
     device, before, loss = x.device, get_torch_rng_state(x.device), None
     while loss is None:
         micro = run.result.micro_batch or len(x)
@@ -319,7 +319,7 @@ def start_epoch(
         set_rng_state(progress.rng, run.accelerator.device)
     return batches
 
-# %% ../nbs/11_train.ipynb #651a40c6
+# %% ../nbs/11_train.ipynb #95207311
 def train_epoch(
     run: TrainingRun,  # whose model is trained
     epoch: int,  # from 1
@@ -402,7 +402,7 @@ def resume(
     losses = list(own["losses"].to(run.accelerator.device))
     return state["epoch"], EpochProgress(state["step"], losses, own["rng"])
 
-# %% ../nbs/11_train.ipynb #6061153f
+# %% ../nbs/11_train.ipynb #80d264df
 class CheckpointWriter:
     "Write a run's checkpoints when its policy says so; raise Paused when its time is up."
     def __init__(
@@ -440,14 +440,14 @@ class CheckpointWriter:
         self.clock.saved_at = time.time()
         save_run(self.run, self.folder, self.fingerprint, epochs_done, progress, must)
 
-# %% ../nbs/11_train.ipynb #21a8cff2
+# %% ../nbs/11_train.ipynb #4f5f17d0
 def validate(
     run: TrainingRun,  # to be judged
     images,  # for validation; may be empty
     epoch: int,  # epochs done
     train_loss,  # mean loss of the epoch; None before training
-) -> dict:
-    "Add an entry to the history: epoch, lr, train_loss, and val_accuracy and val_loss where there are images."
+) -> dict:  # epoch, lr, train_loss; with images also val_accuracy and val_loss
+    "Add an entry to the history."
     entry = dict(epoch=epoch, lr=max(g["lr"] for g in run.optimizer.param_groups), train_loss=train_loss)
     if len(images):
         val = evaluate(run.judged, images, accelerator=run.accelerator, workers=run.recipe.train.workers)
@@ -492,7 +492,7 @@ def train_epochs(
         run.model.load_state_dict(run.average.model.state_dict())
     merge(run.model).eval()
 
-# %% ../nbs/11_train.ipynb #060a36db
+# %% ../nbs/11_train.ipynb #8b161751
 def make_accelerator(
     precision: str,  # "fp32", "bf16" or "fp16"
     compile=False,  # use `torch.compile`
@@ -506,7 +506,7 @@ def make_accelerator(
     accelerator.wait_for_everyone()  # rank 0 may still be writing what all are about to read
     return accelerator
 
-# %% ../nbs/11_train.ipynb #9556abf6
+# %% ../nbs/11_train.ipynb #4968dc1a
 def new_result(
     recipe: Recipe,  # of the run
     accelerator: Accelerator,  # from `make_accelerator`
@@ -539,7 +539,7 @@ def engine_of_run(
     data,  # from `load_data`
     device,  # torch.device of the run
 ) -> str:  # "device" or "loader"
-    "Choose the engine, or that of the run that resumes. ValueError when another one is asked for."
+    "Choose the engine; a run resumes with its own. ValueError when another is asked for."
     started_with = state and state["result"].get("engine", "loader")
     if started_with and engine not in ("auto", started_with):
         raise ValueError(f"cannot resume with engine={engine!r}: the run started with {started_with!r}; "
@@ -569,7 +569,7 @@ def fit(
     compile=False,  # use `torch.compile` (accelerate's ACCELERATE_DYNAMO_BACKEND does the same)
     deterministic=False,  # allow PyTorch's deterministic algorithms only: slower on a GPU, the same weights each time
 ) -> Fit:
-    "Train as the recipe says, resuming from `folder`. ValueError: bad fit; FloatingPointError: bad loss; Paused."
+    "Train as the recipe says. ValueError, FloatingPointError (loss), Paused (time is up)."
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     check_model_fits(model, data)
     if policy and policy.until is not None and folder is None:

@@ -253,7 +253,7 @@ def _notebook_parameters(paths, settings, own):
 
 def _run_queue(table, profile, minutes, fresh, workers, results, settings, run_options):
     "Do the runs of tables without their notebooks until the time is up, or list them where `minutes` is None."
-    from .. import running
+    from ..parallel import default_workers
     from ..tables import Results
     from . import queue
 
@@ -265,7 +265,7 @@ def _run_queue(table, profile, minutes, fresh, workers, results, settings, run_o
     sweeps = _sweeps_of_tables(table, profile, settings)
     store, committed = Results(profile, results, bool(fresh)), Results(profile, results)
     jobs, lines = queue.plan_jobs(profile, sweeps, whole=table == "all")
-    home, workers = store.folder / "local", running.default_workers(workers)
+    home, workers = store.folder / "local", default_workers(workers)
     if minutes is None:
         ledgers = [committed.ledger] + ([Results(profile).ledger] if results else [])
         return print("\n".join(lines + queue.forecast(jobs, store.ledger, ledgers, home, workers)))
