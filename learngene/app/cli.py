@@ -282,6 +282,8 @@ def _sweeps_of_tables(table, profile, settings):
     try:
         paths = notebooks()
     except FileNotFoundError:
+        paths = {}
+    if not paths:
         print(f"the paper notebooks are not here: the tables are the sweeps of profile {profile}")
         names = sweeps_of(profile)
         _check_table(table, names)
