@@ -46,20 +46,20 @@ def published_distances() -> torch.Tensor:  # (12, 12): layer, head; pixels of a
 
 def published_effects(
     name: str,  # of a paper notebook, e.g. "table8"
-    ours: str,  # the method that is compared, as the paper's row is called here
-    rows=None,  # the paper's row -> our row, where the two differ
-) -> dict:  # (other method, the paper's column) -> points
+    ours: str,  # the method that is compared, as it is called here
+    names=None,  # the paper's name of a row or column -> ours, where the two differ
+) -> dict:  # (other method, column) -> points
     "Look up the paper's lead of one method over others, stated as such or between two published accuracies."
     effects, known = {}, published(name)
-    called = lambda row: (rows or {}).get(row, row)
+    called = lambda text: (names or {}).get(text, text)
     for row, column, value in known[known.unit == "points"][["row", "column", "value"]].itertuples(index=False):
         better, _, other = row.partition(" - ")
         if called(better) == ours:
-            effects[called(other), column] = value
+            effects[called(other), called(column)] = value
     for column, part in known[known.unit == "%"].groupby("column", sort=False):
         accuracy = {called(row): value for row, value in zip(part.row, part.value)}
         others = {row: value for row, value in accuracy.items() if ours in accuracy and row != ours}
-        effects |= {(row, column): accuracy[ours] - value for row, value in others.items()}
+        effects |= {(row, called(column)): accuracy[ours] - value for row, value in others.items()}
     return effects
 
 

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['VERDICT_WORDS', 'CAPTION', 'to_frame', 'mean_sd', 'table', 'compare', 'paired_differences', 'mean_interval',
            'describe_difference', 'against', 'verdict', 'describe_effects', 'differences', 'judge', 'holm',
-           'describe_verdict', 'beside_paper', 'to_curves', 'epochs_to', 'describe_epochs', 'effects_table', 'Runs',
-           'describe_drawing', 'Comparison', 'Results', 'draw_curves', 'draw_effects', 'draw_intervals', 'published']
+           'describe_verdict', 'beside_paper', 'to_curves', 'epochs_to', 'describe_epochs', 'effects_table',
+           'pair_table', 'describe_range', 'Runs', 'describe_drawing', 'Comparison', 'Results', 'draw_curves',
+           'draw_effects', 'draw_intervals', 'published']
 
 # %% ../nbs/14_tables.ipynb #adc1b4cb
 from .files import near
 from .ledger import file_name
 from .paper import published, published_effects
-from .plotting import draw_curves, draw_effects, draw_intervals
+from .plotting import draw_curves, draw_effects, draw_intervals, method_marker
 from .results import Results
 from .running import run_all
 
@@ -319,9 +320,42 @@ def effects_table(
 def _paper_effect(paper, method, column, columns):
     "The paper's effect for this cell; for all of a row, and named, where it is of data that the table does not have."
     stated = {at: f"{value:+.2f}" for (other, at), value in paper.items() if other == method}
-    return stated.get(column) or ", ".join(f"{text} ({at})" for at, text in stated.items() if at not in columns)
+    others = [text if at == "accuracy" else f"{text} ({at})" for at, text in stated.items() if at not in columns]
+    return stated.get(column) or ", ".join(others)
 
-# %% ../nbs/14_tables.ipynb #81d1d851
+# %% ../nbs/14_tables.ipynb #b05e58af
+def pair_table(
+    frame,  # from `to_frame`, with a label `by`
+    effects,  # from `against`, with one other method
+    ours: str,  # the method that was compared
+    paper=None,  # from `published_effects`
+) -> pd.DataFrame:  # index: the label of the columns
+    "One row a pair: verdict, effect and interval, the paper's effect, and both test accuracies."
+    by, rows = effects.columns[0], {}
+    for c in effects.to_dict("records"):
+        accuracy = frame[frame[by] == c[by]].groupby("method").accuracy.agg(mean_sd)
+        known = (paper or {}).get((c["method"], c[by]))
+        rows[c[by]] = {"verdict": VERDICT_WORDS[verdict(c)], "effect (points)": f"{c['difference']:+.2f}",
+                       "95 % interval": f"[{c['low']:+.2f}, {c['high']:+.2f}]",
+                       "the paper's effect": f"{known:+.2f}" if known else "",
+                       f"{ours} (%)": accuracy[ours], f"{c['method']} (%)": accuracy[c["method"]]}
+    shown = pd.DataFrame(rows.values(), index=pd.Index(rows, name=by))
+    return shown.loc[:, (shown != "").any()]
+
+
+def describe_range(
+    effects,  # from `against`, with one other method
+    ours: str,  # the method that was compared
+) -> str:
+    "How many pairs are better, worse or undecided; and where the effect is least and greatest."
+    by, counts = effects.columns[0], effects.apply(verdict, axis=1).value_counts()
+    least, most = (effects.loc[at].to_dict() for at in (effects.difference.idxmin(), effects.difference.idxmax()))
+    return (f"{ours} minus {effects.method.iloc[0]}, {len(effects)} times: " +
+            ", ".join(f"{kind} {counts.get(kind, 0)}" for kind in ("better", "worse", "no clear difference")) + ".\n" +
+            f"Least with {least[by]}: {describe_difference(least)}.\n"
+            f"Greatest with {most[by]}: {describe_difference(most)}.")
+
+# %% ../nbs/14_tables.ipynb #db923772
 class Runs:
     "The runs of one sweep in a profile's results; those without a record are made now."
     def __init__(
@@ -341,15 +375,18 @@ class Runs:
         self,
         ours: str,  # the method that is compared with every other
         table: str,  # name of the paper's table, e.g. "table8"
-        by="images",  # label of the columns
-        paper_rows=None,  # the paper's row -> our row, where the two differ
+        by="images",  # label of the columns, or several, whose values are joined
+        names=None,  # the paper's name of a row or column -> ours, where the two differ
     ):
         "Compare one method with each other one."
-        effects = against(self.frame, ours, by)
-        paper = published_effects(table, ours, paper_rows)
-        return Comparison(self, ours, table, effects, effects_table(self.frame, effects, ours, paper))
+        frame = self.frame if isinstance(by, str) else self.frame.assign(cell=self.frame[by].agg(", ".join, axis=1))
+        by = by if isinstance(by, str) else ", ".join(by)
+        frame = frame.rename(columns=dict(cell=by))
+        effects, paper = against(frame, ours, by), published_effects(table, ours, names)
+        layout = pair_table if effects.method.nunique() == 1 else effects_table
+        return Comparison(self, ours, table, frame, effects, layout(frame, effects, ours, paper))
 
-# %% ../nbs/14_tables.ipynb #68ab99d1
+# %% ../nbs/14_tables.ipynb #7fcf716c
 def describe_drawing(
     effects,  # from `against`
     ours: str,  # the method that was compared
@@ -360,39 +397,44 @@ def describe_drawing(
     where = f"{right} lie clear of zero to the right, {left} to the left, {crossing} cross it"
     return f"Intervals of {ours} minus each other row: {where}."
 
-# %% ../nbs/14_tables.ipynb #6a90b1b8
+
+CAPTION = ("Test accuracy in percent, mean ± standard deviation (number of seeds). "
+           "Effect: {} minus {}, paired by seed, with its 95 % interval; the dots draw it.")
+
+# %% ../nbs/14_tables.ipynb #8baff955
 @dataclass
 class Comparison:
     "One method of a sweep beside each other one: a table, a drawing, sentences, and files of them."
     runs: Runs
     ours: str  # the method that is compared
     name: str  # of the paper's table
+    frame: pd.DataFrame  # with the label that the columns go by
     effects: pd.DataFrame  # from `against`
-    table: pd.DataFrame  # from `effects_table`
+    table: pd.DataFrame  # from `effects_table` or `pair_table`
 
-    @property
-    def text(self):
-        return describe_effects(self.effects, self.ours)
+    def __post_init__(self):
+        self.by, others = self.effects.columns[0], self.effects.method.unique()
+        self.other = others[0] if len(others) == 1 else None
+        describe = describe_effects if self.other is None else describe_range
+        self.text = describe(self.effects, self.ours)
 
-    @property
-    def overall(self):
+    def judge(self):
         "All comparisons judged as one claim."
-        return judge(differences(self.runs.frame, self.ours, by=self.effects.columns[0]))
+        return judge(differences(self.frame, self.ours, by=self.by))
 
     def draw(self, width=6):
         import matplotlib.pyplot as plt
 
-        height = 0.5 + 0.3 * len(self.effects) ** 0.9
-        ax = draw_effects(self.effects, plt.subplots(figsize=(width, height))[1])
-        ax.set_xlabel(f"{self.ours} minus the row, in points")
+        ax = plt.subplots(figsize=(width, 0.5 + 0.3 * len(self.effects) ** 0.9))[1]
+        if self.other is None:
+            draw_effects(self.effects, ax)
+        else:  # one line a pair, all in the compared method's style
+            draw_intervals(self.effects, self.effects[self.by], ax, [method_marker(self.ours)] * len(self.effects))
+        ax.set_xlabel(f"{self.ours} minus {self.other or 'the row'}, in points")
         return ax.figure
 
     def publish(self, title, figure, text="", caption=""):
-        "Write table, figure and card, by the name of the paper's table; `text` takes the place of its own sentences."
-        caption = f"{CAPTION.format(self.ours)} {caption}".strip()
-        self.runs.results.publish(self.name, title, caption, text or self.text, self.table, figure, self.runs.records,
+        "Write table, figure and card by the table's name; `text` takes the place of its own sentences."
+        said = f"{CAPTION.format(self.ours, self.other or 'the row')} {caption}".strip()
+        self.runs.results.publish(self.name, title, said, text or self.text, self.table, figure, self.runs.records,
                                   describe_drawing(self.effects, self.ours))
-
-
-CAPTION = ("Test accuracy in percent, mean ± standard deviation (number of seeds). "
-           "Effect: {} minus the row, paired by seed, with its 95 % interval; the dots draw it.")
