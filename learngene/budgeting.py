@@ -10,7 +10,8 @@ __all__ = ['Budget', 'LayerPrices', 'prices', 'LayerStats', 'ShrinkPath', 'solve
 from .calibration import calibration_batches
 from .inherited import check_same_ancestry
 from .inheriting import Plan, build, plan, with_heads
-from .refitting import Gram, after_attention, after_ffn, embed_patches, record_inputs, ridge_solve, refit
+from .refitting import Gram, refit, ridge_solve
+from .stream import after_attention, after_ffn, embed_patches, record_inputs
 from .vit import build_vit, check_vit, eval_mode, latency_ms, measure, memory_mb
 
 import dataclasses

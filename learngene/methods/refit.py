@@ -11,7 +11,8 @@ from ..inheriting import build
 from .cluster_learngene import ClusterLearngene
 from .core import Shape, check_options, register
 from .pretraining_finetuning import PretrainingFinetuning
-from ..refitting import NEURONS, WEIGHTS, refit
+from ..refit_options import NEURONS, WEIGHTS
+from ..refitting import refit
 
 from dataclasses import dataclass, field
 from typing import Any
