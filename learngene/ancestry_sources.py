@@ -1,0 +1,76 @@
+"Where ancestries come from: folders on this machine, and timm's registry."
+import json
+import sys
+
+import timm
+from timm.models.vision_transformer import VisionTransformer
+
+from .files import CONFIG, near, read_config
+from .vit import VIT_FORMAT, build_vit, load_vit
+
+
+def from_folder(
+    path,  # a folder, as a Path
+    pretrained: bool,  # False: random weights
+    arguments: dict,  # for `timm.create_model`; a folder of ours takes none
+):  # a model, not yet checked
+    """Load a model from a folder that `save_vit` wrote, or from one in the layout of the Hugging Face hub.
+
+    Raises TypeError for arguments that a folder of ours does not take, and what `load_vit` and timm raise.
+    """
+    if _is_hub_folder(path):
+        return timm.create_model(f"local-dir:{path}", pretrained=pretrained, **arguments)
+    if arguments:
+        raise TypeError(f"{path} states its whole architecture; leave {', '.join(arguments)} out.")
+    return load_vit(path) if pretrained else build_vit(read_config(path, VIT_FORMAT)["config"], device="cpu")
+
+
+def from_timm(
+    name: str,  # of `timm.list_models()`, with or without a tag, or "hf-hub:..."
+    pretrained: bool,  # False: random weights
+    arguments: dict,  # for `timm.create_model`
+    also_known=(),  # more names to suggest for an unknown one
+):  # a model, not yet checked
+    """Create a timm model; what can be refused is refused before anything is fetched.
+
+    Raises ValueError for an unknown name or tag, TypeError for an architecture without separate heads, and OSError
+    when weights cannot be fetched.
+    """
+    architecture, _, tag = name.partition(".")
+    if timm.is_model(architecture):
+        _check_architecture(architecture)
+        _check_tag(architecture, tag)
+    elif not name.startswith("hf-hub:"):
+        known = [*also_known, *timm.list_models("*vit*"), *timm.list_models("deit*")]
+        raise ValueError(f"there is no model {name!r}{near(name, known)}: "
+                         f"give a name of timm.list_models(), of {list(also_known)}, or a folder.")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **arguments)
+    except OSError as error:  # every failed download is one
+        raise OSError(f"the weights of {name!r} could not be fetched ({type(error).__name__}: {error}). Without a "
+                      "network, give a local folder, or pretrained=False for random weights.") from error
+
+
+def _is_hub_folder(path):
+    "Whether the folder's config names timm's architecture, as on the hub."
+    config = path / CONFIG
+    try:
+        return config.is_file() and "architecture" in json.loads(config.read_text(encoding="utf-8"))
+    except ValueError:
+        return False  # load_vit will say that the file is damaged
+
+
+def _check_architecture(name):
+    module = sys.modules[timm.model_entrypoint(name).__module__]
+    if not any(isinstance(c, type) and issubclass(c, VisionTransformer) for c in vars(module).values()):
+        raise TypeError(f"{name} cannot be cut into heads: it is not a timm VisionTransformer "
+                        "(try timm.create_model('deit_small_patch16_224')).")
+
+
+def _check_tag(name, tag):
+    try:
+        timm.models.get_pretrained_cfg(f"{name}.{tag}" if tag else name)
+    except RuntimeError:  # no such tag
+        tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{name}.*")]
+        raise ValueError(f"there are no weights {tag!r} of {name}{near(tag, tags)}: "
+                         f"timm has {', '.join(tags) or 'none'}.") from None
