@@ -28,8 +28,8 @@ def record(key="0123456789ab", accuracy=0.5, clean=True, name="demo", seed=0):
     )
 
 
-def accuracy(found):
-    return found["train_info"]["test_accuracy"]
+def accuracy(run_record):
+    return run_record["train_info"]["test_accuracy"]
 
 
 # --- which code
@@ -49,9 +49,9 @@ def version_seen_from(folder):
     env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")} | dict(PYTHONPATH=str(folder))
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    found, file = json.loads(done.stdout)
+    version, file = json.loads(done.stdout)
     assert Path(file).parent == folder / "learngene"
-    return found
+    return version
 
 
 @pytest.fixture
@@ -109,8 +109,8 @@ def test_which_changes_make_a_tree_dirty(clone):
         "README.md",
     ):
         append(clone / harmful)
-        found = version_seen_from(clone)
-        assert (found["clean"], found["commit"]) == (False, head), harmful
+        version = version_seen_from(clone)
+        assert (version["clean"], version["commit"]) == (False, head), harmful
         git(clone, "checkout", "-q", "--", "learngene", "nbs/00_vit.ipynb", "settings.ini", "README.md")
         git(clone, "clean", "-fdq", "learngene", "nbs/resultsx.py", "setup.py")
     assert version_seen_from(clone)["clean"] is True
@@ -130,10 +130,10 @@ def test_a_checkout_without_git_counts_for_nothing(clone):
 
 
 def test_an_installed_package_is_a_release(clone, tmp_path):
-    for place in (tmp_path / "site", clone / ".venv" / "lib" / "site-packages"):
-        shutil.copytree(clone / "learngene", place / "learngene")
+    for site in (tmp_path / "site", clone / ".venv" / "lib" / "site-packages"):
+        shutil.copytree(clone / "learngene", site / "learngene")
         append(clone / "learngene/vit.py")  # of no concern to the copy
-        assert version_seen_from(place) == dict(source="release", version=lg.__version__, commit=None, clean=True)
+        assert version_seen_from(site) == dict(source="release", version=lg.__version__, commit=None, clean=True)
 
 
 def test_the_sources_digest_is_of_every_file_and_its_name(tmp_path):
@@ -173,8 +173,8 @@ def test_stores(tmp_path):
         and ledger.find("0123456789ab") is None
         and list(ledger) == []
     )
-    mine = ledger.add(record(accuracy=0.2))
-    assert mine == tmp_path / "local/demo-s0-0123456789ab.json" and accuracy(ledger.find("0123456789ab")) == 0.2
+    path = ledger.add(record(accuracy=0.2))
+    assert path == tmp_path / "local/demo-s0-0123456789ab.json" and accuracy(ledger.find("0123456789ab")) == 0.2
     assert ledger.find("0123456789") is None and ledger.find("ffffffffffff") is None
     write_atomic(tmp_path / "records" / file_name(record()), json.dumps(record(accuracy=0.3)))
     write_atomic(
@@ -186,7 +186,7 @@ def test_stores(tmp_path):
     assert fresh.find("ffffffffffff") is None and [accuracy(r) for r in fresh] == [0.2]
     project = Ledger(tmp_path, local=False)
     assert [accuracy(r) for r in project] == [0.3, 0.4]
-    mine.unlink()
+    path.unlink()
     assert accuracy(ledger.find("0123456789ab")) == 0.3
 
 
@@ -306,7 +306,7 @@ def test_every_committed_record_is_valid():
     assert len(records) > 900 and all(r["run_info"]["code"]["clean"] for r in records)
 
 
-def test_binary_rubbish(tmp_path):
+def test_a_binary_file(tmp_path):
     path = tmp_path / "x.json"
     path.write_bytes(b"\x80\x81\xff")
     with pytest.raises(ValueError, match="x.json"):
@@ -375,20 +375,20 @@ def test_folders_are_replaced_whole_or_not_at_all(tmp_path):
 # --- what was looked at lies beside the record
 
 
-def test_what_is_beside_a_record_moves_and_goes_with_it(tmp_path):
+def test_the_file_beside_a_record_moves_and_goes_with_it(tmp_path):
     ledger = Ledger(tmp_path)
-    mine = ledger.add(record(accuracy=0.1))
-    assert ledger.places(record(accuracy=0.1)) == [mine] and ledger.places(record(accuracy=0.2)) == []
-    mine.with_suffix(SEEN).write_text("of the first run")
-    mine = ledger.add(record(accuracy=0.2))
-    assert not mine.with_suffix(SEEN).exists(), "it was of the record before"
-    mine.with_suffix(SEEN).write_text("of the second")
+    path = ledger.add(record(accuracy=0.1))
+    assert ledger.places(record(accuracy=0.1)) == [path] and ledger.places(record(accuracy=0.2)) == []
+    path.with_suffix(SEEN).write_text("of the first run")
+    path = ledger.add(record(accuracy=0.2))
+    assert not path.with_suffix(SEEN).exists(), "it was of the record before"
+    path.with_suffix(SEEN).write_text("of the second")
     commit(ledger)
     assert sorted(p.name for p in (tmp_path / "records").iterdir()) == [
-        mine.name,
-        mine.with_suffix(SEEN).name,
+        path.name,
+        path.with_suffix(SEEN).name,
     ] and not list((tmp_path / "local").iterdir())
-    assert ledger.places(record(accuracy=0.2)) == [tmp_path / "records" / mine.name] and len(list(ledger)) == 1
+    assert ledger.places(record(accuracy=0.2)) == [tmp_path / "records" / path.name] and len(list(ledger)) == 1
     ledger.add(record(accuracy=0.3))
     commit(ledger)
-    assert [p.name for p in (tmp_path / "records").iterdir()] == [mine.name]
+    assert [p.name for p in (tmp_path / "records").iterdir()] == [path.name]

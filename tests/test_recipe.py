@@ -61,7 +61,7 @@ def test_unknown_keys_name_the_near_one_at_every_level(change, says):
     assert all(s in str(e.value) for s in says), e.value
 
 
-def test_a_key_that_is_no_word():
+def test_a_key_that_is_no_text():
     with pytest.raises(ValueError, match="unknown key 3"):
         Recipe.from_dict(GOOD | {3: 1})
 
@@ -595,7 +595,7 @@ def test_seeds_are_there_and_differ(tmp_path, seeds):
         Sweep.load(write(tmp_path, seeds=seeds))
 
 
-def test_changing_the_data_set_keeps_the_rest_of_the_base():
+def test_changing_the_dataset_keeps_the_rest_of_the_base():
     r = sweep(dict(data=dict(cifar=dict(data=dict(name="cifar10", image_size=32)))), seeds=[0]).cells()[0][1]
     assert r.data.val_fraction == 0.2
 
