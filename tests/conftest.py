@@ -3,7 +3,9 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])  # other processes find the library, too, where it is not installed
+# other processes must find the library, too, where it is not installed
+search_path = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ["PYTHONPATH"] = os.pathsep.join(search_path)
 
 from functools import partial
 
@@ -32,15 +34,20 @@ ZOO = {
     "distilled": lambda **kw: VisionTransformerDistilled(**SMALL | kw),
     "registers": lambda **kw: VisionTransformer(reg_tokens=3, **SMALL | kw),
     "dinov2": lambda **kw: VisionTransformer(reg_tokens=4, no_embed_class=True, init_values=1e-5, **SMALL | kw),
-    "clip": lambda **kw: VisionTransformer(pre_norm=True, act_layer=timm.layers.QuickGELU, norm_layer=partial(timm.layers.LayerNorm, eps=1e-5), **SMALL | kw),
+    "clip": lambda **kw: VisionTransformer(
+        pre_norm=True, act_layer=timm.layers.QuickGELU, norm_layer=partial(timm.layers.LayerNorm, eps=1e-5),
+        **SMALL | kw),
     "avg": lambda **kw: VisionTransformer(class_token=False, global_pool="avg", **SMALL | kw),
     "avg with class token": lambda **kw: VisionTransformer(global_pool="avg", fc_norm=False, **SMALL | kw),
     "qk norm": lambda **kw: VisionTransformer(qk_norm=True, qkv_bias=False, **SMALL | kw),
     "no qkv bias": lambda **kw: VisionTransformer(qkv_bias=False, **SMALL | kw),
     "siglip": lambda **kw: VisionTransformer(class_token=False, global_pool="map", act_layer="gelu_tanh", **SMALL | kw),
-    "packed swiglu": lambda **kw: VisionTransformer(mlp_layer=timm.layers.SwiGLUPacked, act_layer=torch.nn.SiLU, mlp_ratio=3, **SMALL | kw),
-    "swiglu": lambda **kw: VisionTransformer(mlp_layer=timm.layers.SwiGLU, act_layer=torch.nn.SiLU, mlp_ratio=3, **SMALL | kw),
-    "post norm": lambda **kw: VisionTransformer(block_fn=ResPostBlock, class_token=False, global_pool="avg", init_values=1e-5, **SMALL | kw),
+    "packed swiglu": lambda **kw: VisionTransformer(
+        mlp_layer=timm.layers.SwiGLUPacked, act_layer=torch.nn.SiLU, mlp_ratio=3, **SMALL | kw),
+    "swiglu": lambda **kw: VisionTransformer(
+        mlp_layer=timm.layers.SwiGLU, act_layer=torch.nn.SiLU, mlp_ratio=3, **SMALL | kw),
+    "post norm": lambda **kw: VisionTransformer(
+        block_fn=ResPostBlock, class_token=False, global_pool="avg", init_values=1e-5, **SMALL | kw),
     "mlp norm, no proj bias": lambda **kw: VisionTransformer(scale_mlp_norm=True, proj_bias=False, **SMALL | kw),
     "rms norm, no positions": lambda **kw: VisionTransformer(norm_layer=_rms, pos_embed="none", **SMALL | kw),
     "no final norm": lambda **kw: VisionTransformer(final_norm=False, **SMALL | kw),
@@ -60,11 +67,14 @@ def shake(model, seed=0, strength=1.0):
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=g)
             if p.ndim == 1:
-                p.copy_((1.0 if "norm" in name and name.endswith("weight") else 0.5 if "gamma" in name else 0.0) + 0.2 * noise)
+                is_norm = "norm" in name and name.endswith("weight")
+                p.copy_((1.0 if is_norm else 0.5 if "gamma" in name else 0.0) + 0.2 * noise)
             elif "qkv" in name:
                 p.copy_(noise * strength * 1.5 / p.shape[1] ** 0.5)
+            elif "embed" in name or "token" in name:
+                p.copy_(noise * 0.7)
             else:
-                p.copy_(noise * strength / max(1, p[0].numel()) ** 0.5 if "embed" not in name and "token" not in name else noise * 0.7)
+                p.copy_(noise * strength / max(1, p[0].numel()) ** 0.5)
         if getattr(model, "patch_embed", None) is not None:
             w = model.patch_embed.proj.weight
             w.copy_(torch.randn(w.shape, generator=g) / w[0].numel() ** 0.5)
@@ -72,12 +82,12 @@ def shake(model, seed=0, strength=1.0):
 
 
 def make(name, seed=0, **kw):
-    "One of the zoo, with weights worth looking at."
+    "Build one of the zoo, with weights that make its heads differ."
     return shake(ZOO[name](**kw), seed)
 
 
 def pictures(model, n=3, seed=1):
-    "Random images of the model's size."
+    "Draw random images of the model's size."
     g = torch.Generator().manual_seed(seed)
     return torch.randn(n, model.patch_embed.proj.in_channels, *model.patch_embed.img_size, generator=g)
 
@@ -90,7 +100,7 @@ def zoo():
 
 @pytest.fixture
 def one_thread():
-    "Sums in one order: what is compared to the last bit is computed on one thread."
+    "Compute on one thread, so that sums have one order and can be compared to the last bit."
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

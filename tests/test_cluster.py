@@ -27,8 +27,8 @@ def deit_b():
 
 def test_published_centroids_of_deit_b(deit_b):
     wanted = json.loads((PAPER / "released_head_centroids.json").read_text())["models"]["deit_base"]
-    found = [[c.centroid for c in lg.cluster_heads(layer)] for layer in deit_b]
-    assert found == wanted and sum(map(len, wanted)) == 43 and len(wanted) == 12
+    centroids = [[c.centroid for c in lg.cluster_heads(layer)] for layer in deit_b]
+    assert centroids == wanted and sum(map(len, wanted)) == 43 and len(wanted) == 12
 
 
 @pytest.mark.parametrize("form", [list, np.array, torch.tensor, lambda d: torch.tensor(d, dtype=torch.float32), tuple])
@@ -59,15 +59,18 @@ def test_core_heads_agree_with_dbscan(min_heads):
     several = borders = noise = 0
     for d, eps in draws():
         sk = DBSCAN(eps=eps, min_samples=min_heads).fit(np.array(d)[:, None])
-        core, ours = set(sk.core_sample_indices_.tolist()), lg.cluster_heads(d, eps, min_heads)
-        by_head = {h: k for k, c in enumerate(ours) for h in c.heads}
+        core, clusters = set(sk.core_sample_indices_.tolist()), lg.cluster_heads(d, eps, min_heads)
+        by_head = {h: k for k, c in enumerate(clusters) for h in c.heads}
         wanted = {frozenset(h for h in core if sk.labels_[h] == k) for k in set(sk.labels_) - {-1}}
-        found = {frozenset(h for h in c.heads if h in core) for c in ours}
-        assert found == wanted, (d, eps)
-        assert {h for h in range(len(d)) if h not in by_head} == {h for h in range(len(d)) if sk.labels_[h] == -1}, (d, eps)
-        assert sum(c.size for c in ours) == len(by_head)  # nobody twice
-        several, borders, noise = several + (len(ours) > 1), borders + (len(by_head) > len(core)), noise + (len(by_head) < len(d))
-    assert several > 20 and (min_heads == 1 or noise > 50) and (min_heads < 3 or borders > 20)  # the draws show something
+        core_groups = {frozenset(h for h in c.heads if h in core) for c in clusters}
+        assert core_groups == wanted, (d, eps)
+        left_out = {h for h in range(len(d)) if h not in by_head}
+        assert left_out == {h for h in range(len(d)) if sk.labels_[h] == -1}, (d, eps)
+        assert sum(c.size for c in clusters) == len(by_head)  # no head twice
+        several += len(clusters) > 1
+        borders += len(by_head) > len(core)
+        noise += len(left_out) > 0
+    assert several > 20 and (min_heads == 1 or noise > 50) and (min_heads < 3 or borders > 20)  # all cases occur
 
 
 def bridges(min_heads):
@@ -103,14 +106,15 @@ def test_border_head_between_two_clusters():
 @pytest.mark.parametrize("min_heads", [1, 2, 3, 4])
 def test_order_of_heads_does_not_matter(min_heads):
     r = random.Random(3)
-    for d, eps in [*draws(120, seed=2), *bridges(max(2, min_heads))]:
-        wanted = sorted(tuple(sorted(d[h] for h in c.heads)) for c in lg.cluster_heads(d, eps, min_heads))
-        centres = sorted(c.mean for c in lg.cluster_heads(d, eps, min_heads))
-        for _ in range(4):
+    for d, eps in [*draws(60, seed=2), *bridges(max(2, min_heads))]:
+        in_order = lg.cluster_heads(d, eps, min_heads)
+        wanted = sorted(tuple(sorted(d[h] for h in c.heads)) for c in in_order)
+        means = sorted(c.mean for c in in_order)
+        for _ in range(3):
             shuffled = r.sample(d, len(d))
-            found = lg.cluster_heads(shuffled, eps, min_heads)
-            assert sorted(tuple(sorted(shuffled[h] for h in c.heads)) for c in found) == wanted, (d, eps)
-            assert sorted(c.mean for c in found) == pytest.approx(centres)
+            clusters = lg.cluster_heads(shuffled, eps, min_heads)
+            assert sorted(tuple(sorted(shuffled[h] for h in c.heads)) for c in clusters) == wanted, (d, eps)
+            assert sorted(c.mean for c in clusters) == pytest.approx(means)
 
 
 @pytest.mark.parametrize("min_heads", [1, 3])
@@ -191,8 +195,9 @@ def test_published_distance_of_layers_7_and_8(deit_b):
 def test_ffn_groups_are_the_transitive_runs(rule):
     r = random.Random(5)
     longest = 0
-    for _ in range(200):
-        d = [[r.choice([0, 1, 2, 30, 31, 60]) + r.choice([0.0, 0.5]) for _ in range(r.randint(2, 4))] for _ in range(r.randint(1, 8))]
+    for _ in range(100):
+        sizes = [r.randint(2, 4) for _ in range(r.randint(1, 8))]
+        d = [[r.choice([0, 1, 2, 30, 31, 60]) + r.choice([0.0, 0.5]) for _ in range(n)] for n in sizes]
         clusters = [lg.cluster_heads(x, 5) for x in d]
         groups = lg.cluster_ffns(d, clusters, 2, rule)
         assert [layer for g in groups for layer in g] == list(range(len(d)))
@@ -203,7 +208,8 @@ def test_ffn_groups_are_the_transitive_runs(rule):
                 sides.append(sorted(d[side][c.centroid] for c in picked))
             a, b = sides
             together = any(layer in g and layer - 1 in g for g in groups)
-            assert together == (len(a) == len(b) and len(a) > 0 and np.mean([abs(x - y) for x, y in zip(a, b)]) < 2), (a, b)
+            close = len(a) == len(b) > 0 and np.mean([abs(x - y) for x, y in zip(a, b)]) < 2
+            assert together == close, (a, b)
         longest = max(longest, *map(len, groups))
     assert longest > 2
 
@@ -239,4 +245,24 @@ def test_drawing(deit_b):
     ax = draw_clusters(deit_b, clusters, plt.figure().gca())
     drawn = sum(len(line.get_xdata()) for line in ax.lines)
     assert drawn == 144 + sum(map(len, clusters))  # every head once, every centroid ringed
+    noise = 144 - sum(c.size for layer in clusters for c in layer)
+    crosses = [line for line in ax.lines if line.get_marker() == "x"]
+    assert sum(len(line.get_xdata()) for line in crosses) == noise > 0
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["noise"]
+    assert list(ax.get_xticks()) == list(range(1, 13))
+    plt.close("all")
+
+
+def test_number_line():
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("agg")
+    from learngene.number_line import draw_number_line
+
+    values = [24.0, 100, 28, 31, 37, 95, 60]
+    ax = draw_number_line(values, 10, lg.cluster_heads(values, 10, min_heads=2), plt.figure().gca())
+    numbers = [text.get_text() for text in ax.texts if hasattr(text, "xy")]
+    assert numbers == ["1", "2", "3", "4", "5", "6", "7"]  # heads from 1
+    assert {text.get_text() for text in ax.texts} >= {"4", "3", "6", "23", "35", "5"}  # the gaps
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "x"] == [60]  # noise
+    assert sum(line.get_linestyle() == ":" for line in ax.lines) == 2  # gaps wider than eps
     plt.close("all")

@@ -18,7 +18,8 @@ def reference(model, x, renormalize=False, grid=None):
     seen, hooks, fused = [[] for _ in model.blocks], [], [b.attn.fused_attn for b in model.blocks]
     for i, block in enumerate(model.blocks):
         block.attn.fused_attn = False
-        hooks.append(block.attn.attn_drop.register_forward_hook(lambda m, args, out, i=i: seen[i].append(args[0].double())))
+        hooks.append(block.attn.attn_drop.register_forward_hook(
+            lambda m, args, out, i=i: seen[i].append(args[0].double())))
     with torch.no_grad():
         model(x)
     for block, hook, was in zip(model.blocks, hooks, fused):
@@ -39,9 +40,9 @@ def reference(model, x, renormalize=False, grid=None):
     return torch.stack(result)
 
 
-def agree(found, wanted, rtol=1e-4):
-    assert found.shape == wanted.shape
-    assert torch.allclose(found.double(), wanted, rtol=rtol, atol=1e-4), (found - wanted).abs().max()
+def agree(distances, wanted, rtol=1e-4):
+    assert distances.shape == wanted.shape
+    assert torch.allclose(distances.double(), wanted, rtol=rtol, atol=1e-4), (distances - wanted).abs().max()
 
 
 @pytest.mark.parametrize("renormalize", [False, True])
@@ -141,11 +142,12 @@ def test_every_form_of_images():
     model = make("registers")
     x = pictures(model, 5)
     wanted = reference(model, x)
-    forms = dict(dataset=Rows(x), tensors=TensorDataset(x), dicts=Dicts(x), pixels=Pixels(x), pairs=DataLoader(Rows(x), batch_size=2),
-                 dict_batches=DataLoader(Dicts(x), batch_size=4), plain=[x[:1], x[1:]], generator=((part, None) for part in x.split(2)))
+    forms = dict(dataset=Rows(x), tensors=TensorDataset(x), dicts=Dicts(x), pixels=Pixels(x), plain=[x[:1], x[1:]],
+                 pairs=DataLoader(Rows(x), batch_size=2), dict_batches=DataLoader(Dicts(x), batch_size=4),
+                 generator=((part, None) for part in x.split(2)))
     for form, images in forms.items():
-        found = lg.mean_attention_distance(model, images, batch_size=3)
-        assert torch.allclose(found.double(), wanted, rtol=1e-4), form
+        distances = lg.mean_attention_distance(model, images, batch_size=3)
+        assert torch.allclose(distances.double(), wanted, rtol=1e-4), form
 
 
 def test_iterable_dataset():
@@ -162,15 +164,19 @@ def test_a_batch_without_images_is_named():
 
 @pytest.mark.parametrize("change, says", [
     (lambda x: x[:, :1], "images have 1 channel of 32 x 32 pixels, the model takes 3 channels of 32 x 32"),
-    (lambda x: x[..., :8], "3 channels of 32 x 8 pixels, the model takes 3 channels of 32 x 32 pixels; load them at its size (data.image_size: 32 in a recipe"),
+    (lambda x: x[..., :8], "3 channels of 32 x 8 pixels, the model takes 3 channels of 32 x 32 pixels; "
+                           "load them at its size (data.image_size: 32 in a recipe"),
     (lambda x: (x * 10).byte(), "images are uint8, wanted floats normalised"),
 ])
 def test_images_that_the_model_does_not_take(change, says):
     model = make("plain")
     images = change(pictures(model, 2))
-    for look in (lg.mean_attention_distance, lg.condense, lambda model, images: lg.refit(model, model, images), block_features):
+    def refit(model, images):
+        return lg.refit(model, model, images)
+
+    for function in (lg.mean_attention_distance, lg.condense, refit, block_features):
         with pytest.raises(ValueError, match=re.escape(says)):
-            look(model, images)
+            function(model, images)
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 6, 100])
@@ -184,11 +190,12 @@ def test_max_images(n):
 def test_max_images_ends_an_endless_stream():
     model = make("plain")
     x = pictures(model, 4)
-    agree(lg.mean_attention_distance(model, DataLoader(Endless(x), batch_size=4), max_images=6), reference(model, x[[0, 1, 2, 3, 0, 1]]))
+    distances = lg.mean_attention_distance(model, DataLoader(Endless(x), batch_size=4), max_images=6)
+    agree(distances, reference(model, x[[0, 1, 2, 3, 0, 1]]))
 
 
 @pytest.mark.parametrize("name", ["plain", "dinov2", "avg"])
-def test_many_tokens_are_worked_off_in_parts(name, monkeypatch):
+def test_many_tokens_are_computed_in_parts(name, monkeypatch):
     "24 x 24 patches and 4 heads: more than 2**19 attention values an image, so both splits of rows are uneven."
     model = make(name, img_size=96, patch_size=4, depth=2, embed_dim=16)
     x = pictures(model, 3)
@@ -204,46 +211,49 @@ def test_many_tokens_are_worked_off_in_parts(name, monkeypatch):
 def test_on_a_gpu(name):
     model = make(name)
     x = pictures(model, 5)
-    here, there = lg.mean_attention_distance(model, x), lg.mean_attention_distance(model.cuda(), x, batch_size=2)
-    assert there.device.type == "cpu" and torch.allclose(here, there, rtol=1e-2)
+    on_cpu, on_gpu = lg.mean_attention_distance(model, x), lg.mean_attention_distance(model.cuda(), x, batch_size=2)
+    assert on_gpu.device.type == "cpu" and torch.allclose(on_cpu, on_gpu, rtol=1e-2)
 
 
 def test_bf16_autocast():
-    "Attention is as timm's under autocast; pixels and sums are not rounded to bf16 (steps of 0.25 px at 60 px) on top of that."
+    "Attention is timm's under autocast; pixels and sums are not also rounded to bf16 (0.25 px at 60 px)."
     model = make("plain", img_size=112, patch_size=8)
     x = pictures(model, 2)
     wanted = reference(model, x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        timms = reference(model, x)
-        found = lg.mean_attention_distance(model, x)
-    assert found.dtype == torch.float32
-    assert (timms - wanted).abs().max() > 0  # autocast did act
-    assert (found - timms).abs().max() < 0.04, (found - timms).abs().max()
-    assert torch.allclose(found.double(), wanted, rtol=2e-2)
+        by_timm = reference(model, x)
+        distances = lg.mean_attention_distance(model, x)
+    assert distances.dtype == torch.float32
+    assert (by_timm - wanted).abs().max() > 0  # autocast did act
+    assert (distances - by_timm).abs().max() < 0.04, (distances - by_timm).abs().max()
+    assert torch.allclose(distances.double(), wanted, rtol=2e-2)
 
 
 def test_bf16_weights():
     model = make("plain")
     x = pictures(model)
     wanted = reference(model, x)
-    found = lg.mean_attention_distance(model.bfloat16(), x.bfloat16())
-    assert found.dtype == torch.float32 and torch.allclose(found.double(), wanted, rtol=5e-2)
+    distances = lg.mean_attention_distance(model.bfloat16(), x.bfloat16())
+    assert distances.dtype == torch.float32 and torch.allclose(distances.double(), wanted, rtol=5e-2)
 
 
 def snapshot(model):
-    "All that a pass could change."
+    "Everything that a pass could change."
+    modules = list(model.modules())
     return dict(
-        modes=[m.training for m in model.modules()], hooks=[(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()],
+        modes=[m.training for m in modules],
+        hooks=[(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in modules],
         fused=[b.attn.fused_attn for b in model.blocks], grads=[(p.requires_grad, p.grad) for p in model.parameters()],
-        names=[n for n, _ in model.named_modules()], devices={p.device for p in model.parameters()}, classes=[type(m) for m in model.modules()],
-        attributes=[sorted(vars(m)) for m in model.modules()], values=[p.detach().clone().numpy().tobytes() for p in model.parameters()],
+        names=[n for n, _ in model.named_modules()], devices={p.device for p in model.parameters()},
+        classes=[type(m) for m in modules], attributes=[sorted(vars(m)) for m in modules],
+        values=[p.detach().clone().numpy().tobytes() for p in model.parameters()],
         grad_mode=torch.is_grad_enabled(), rng=torch.get_rng_state().tolist(),
     )
 
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("state", ["train", "eval", "mixed"])
-def test_model_is_left_as_found(state, fails):
+def test_model_is_left_as_it_was(state, fails):
     model = make("dinov2")
     model.train(state != "eval")
     if state == "mixed":
@@ -310,21 +320,22 @@ def test_wrong_shape():
 
 def test_patch_distances():
     T = density.patch_distances((2, 3), (4, 8))
-    assert T.shape == (6, 6) and T[0].tolist() == pytest.approx([0, 8, 16, 4, math.hypot(4, 8), math.hypot(4, 16)], abs=1e-4)
+    assert T.shape == (6, 6)
+    assert T[0].tolist() == pytest.approx([0, 8, 16, 4, math.hypot(4, 8), math.hypot(4, 16)], abs=1e-4)
     assert torch.equal(T, T.T) and T.diag().abs().max() < 1e-4
 
 
 def test_heads_that_differ_by_layer():
-    "A descendant may be looked at too; its layers have different numbers of heads."
+    "A descendant can be measured, too; its layers have different numbers of heads."
     model = make("plain")
     x = pictures(model)
     child = lg.inherit(lg.condense(model, x, eps=1e-6), heads=[2, 4, 3], ffn="copy")
     try:
-        found = lg.mean_attention_distance(child, x)
+        distances = lg.mean_attention_distance(child, x)
     except (TypeError, ValueError) as e:  # a clear refusal would do
         assert "head" in str(e)
     else:
-        for row, n in zip(found, [2, 4, 3]):
+        for row, n in zip(distances, [2, 4, 3]):
             assert row[:n].isfinite().all()
 
 
@@ -333,27 +344,30 @@ def test_heads_that_differ_by_layer():
 @pytest.mark.parametrize("name", ["plain", "distilled", "dinov2", "qk norm", "siglip", "post norm"])
 def test_maps_are_those_of_the_model(zoo, name):
     "Recompute the attention output of a layer from its map; eq. 4 on maps gives the distances."
-    model, kept = zoo(name), {}
+    model, seen = zoo(name), {}
     x = pictures(model)
     attn = model.blocks[1].attn
-    hooks = [attn.proj.register_forward_pre_hook(lambda m, args: kept.update(out=args[0])), attn.qkv.register_forward_hook(lambda m, args, out: kept.update(qkv=out))]
+    hooks = [attn.proj.register_forward_pre_hook(lambda m, args: seen.update(out=args[0])),
+             attn.qkv.register_forward_hook(lambda m, args, out: seen.update(qkv=out))]
     with torch.no_grad():
         model.forward_features(x)
     for h in hooks:
         h.remove()
     A, first = density.attention_maps(model, x, [1, 0])
-    v = kept["qkv"].view(*kept["qkv"].shape[:2], 3, attn.num_heads, attn.head_dim)[:, :, 2].transpose(1, 2)
-    torch.testing.assert_close((A @ v).transpose(1, 2).flatten(2), kept["out"], rtol=1e-4, atol=1e-5)
-    p, T = slice(model.num_prefix_tokens, None), density.patch_distances(model.patch_embed.grid_size, model.patch_embed.patch_size)
+    v = seen["qkv"].view(*seen["qkv"].shape[:2], 3, attn.num_heads, attn.head_dim)[:, :, 2].transpose(1, 2)
+    torch.testing.assert_close((A @ v).transpose(1, 2).flatten(2), seen["out"], rtol=1e-4, atol=1e-5)
+    p = slice(model.num_prefix_tokens, None)
+    T = density.patch_distances(model.patch_embed.grid_size, model.patch_embed.patch_size)
     by_hand = torch.stack([(a[:, :, p, p] * T).sum(-1).mean((0, 2)) for a in (first, A)])
     torch.testing.assert_close(by_hand, density.mean_attention_distance(model, x)[:2], rtol=1e-4, atol=1e-4)
 
 
-def test_maps_of_chosen_layers_and_manners(zoo):
+def test_maps_of_chosen_layers_leave_the_model_as_it_was(zoo):
     model = zoo("plain").train()
     x = pictures(model)
     every = density.attention_maps(model, x)
-    assert len(every) == len(model.blocks) and model.training and not any(b.attn.qkv._forward_hooks for b in model.blocks)
+    assert len(every) == len(model.blocks) and model.training
+    assert not any(b.attn.qkv._forward_hooks for b in model.blocks)
     last, last_again = density.attention_maps(model, x, [-1, len(every) - 1])
     assert torch.equal(last, every[-1]) and torch.equal(last, last_again)
     with pytest.raises(IndexError):
@@ -364,7 +378,8 @@ def test_head_differences():
     maps = torch.rand(2, 3, 5, 5)
     maps = maps / maps.sum(-1, keepdim=True)
     d = density.head_differences(maps)
-    by_hand = torch.tensor([[float((maps[:, a] - maps[:, b]).abs().sum(-1).mean() / 2) for b in range(3)] for a in range(3)])
+    by_hand = torch.stack([torch.stack([(maps[:, a] - maps[:, b]).abs().sum(-1).mean() / 2 for b in range(3)])
+                           for a in range(3)])
     torch.testing.assert_close(d, by_hand, rtol=1e-5, atol=1e-6)
     apart = torch.stack([torch.eye(5), torch.eye(5).roll(1, 0)])[None]
     assert density.head_differences(apart)[0, 1] == 1
