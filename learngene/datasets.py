@@ -33,7 +33,10 @@ def dataset_names():
 
 
 def read_splits(spec: DataSpec):
-    "Read the official splits of the dataset that `spec` names. ValueError for an unknown name; errors of its reader."
+    """Read the official splits of the dataset that `spec` names, as a dict of `Images`.
+
+    Raises ValueError for an unknown name, and what the reader raises.
+    """
     kind, _, rest = spec.name.partition(":")
     known = kind in READERS and (kind in OWN or bool(rest) == (kind == "hub"))
     if not known:
@@ -44,18 +47,21 @@ def read_splits(spec: DataSpec):
 
 
 def data_folder(name) -> Path:
-    "Folder where a dataset is looked for: `$LEARNGENE_DATA/<name>`, else `~/.cache/learngene/data/<name>`."
+    """Return the folder where a dataset is looked for.
+
+    It is `$LEARNGENE_DATA/<name>`, by default `~/.cache/learngene/data/<name>`.
+    """
     return Path(os.environ.get("LEARNGENE_DATA") or cache_folder() / "data").expanduser() / name
 
 
 def dataset_folder(spec: DataSpec) -> Path:
-    "Folder that holds the dataset of `spec`."
+    "Return the folder that holds the dataset of `spec`."
     kind, _, rest = spec.name.partition(":")
     return Path(spec.path).expanduser() if spec.path else data_folder(rest or kind)
 
 
 def dataset_title(spec: DataSpec) -> str:
-    "Name of the dataset for people: its own, or the folder's for your own images."
+    "Return the dataset's name for people: its own, or the folder's for your own images."
     kind, _, rest = spec.name.partition(":")
     if kind not in OWN:
         return spec.name
@@ -65,7 +71,7 @@ def dataset_title(spec: DataSpec) -> str:
 # --- your own images
 
 def folder_layout(folder):
-    "How a folder holds images: \"parquet\", \"folder\" (class folders), or None."
+    "Tell how a folder holds images: \"parquet\", \"folder\" (class folders), or None."
     return "parquet" if find_shards(folder) else "folder" if "train" in find_split_folders(folder) else None
 
 
@@ -79,7 +85,7 @@ def _layout_hint(folder):
 
 
 def _read_class_folders(folder, content, skip=()):
-    "Read class folders; `content` says in an error what belongs there, splits in `skip` are left out."
+    "Read class folders, without the splits in `skip`; `content` is what belongs there."
     split_folders = {split: path for split, path in find_split_folders(folder).items() if split not in skip}
     if "train" not in split_folders:
         raise FileNotFoundError(f"there is no {folder / 'train'}{_layout_hint(folder)}: put {content} into train/ and "
@@ -91,7 +97,7 @@ def _read_class_folders(folder, content, skip=()):
 
 @dataset("digits")
 def read_digits(spec):
-    "scikit-learn's 1797 handwritten digits of 8 x 8 pixels in 17 shades, in one split."
+    "Read scikit-learn's 1797 handwritten digits: 8 x 8 pixels, 17 shades, one split."
     from sklearn.datasets import load_digits  # takes a second to import
 
     digits = load_digits()
@@ -116,7 +122,7 @@ TORCHVISION = {  # name -> torchvision's class, its arguments for each split, th
 
 @dataset(*TORCHVISION)
 def read_torchvision(spec):
-    "A dataset that torchvision reads, checks and, except for Stanford Cars, downloads."
+    "Let torchvision read and check a dataset and, except for Stanford Cars, download it."
     class_name, arguments, subfolder = TORCHVISION[spec.name]
     folder, download = dataset_folder(spec), spec.download and spec.name != "stanford_cars"
     try:
@@ -155,13 +161,13 @@ def _torchvision_images(split_dataset, folder):
 
 @dataset("imagenet")
 def read_imagenet(spec):
-    "ImageNet-1k in class folders; the labels of its test split are not public."
+    "Read ImageNet-1k from class folders; the labels of its test split are not public."
     return _read_class_folders(dataset_folder(spec), "ImageNet-1k (ILSVRC 2012, from https://image-net.org)", ["test"])
 
 
 @dataset("cub200")
 def read_cub(spec):
-    "CUB-200-2011: three text files, keyed by image number, state its files, labels and split."
+    "Read CUB-200-2011; three text files, keyed by image, state its files, labels and split."
     folder = dataset_folder(spec)
     root = next((path for path in (folder, folder / "CUB_200_2011") if (path / "images.txt").is_file()), None)
     if root is None:
@@ -180,7 +186,7 @@ def read_cub(spec):
 
 @dataset("parquet")
 def read_parquet(spec):
-    "A folder of parquet shards of your own, as the Hugging Face hub serves them."
+    "Read a folder of parquet shards, as the Hugging Face hub serves them."
     folder = dataset_folder(spec)
     files = find_shards(folder)
     if not files:
@@ -192,16 +198,16 @@ def read_parquet(spec):
 
 @dataset("folder")
 def read_folder(spec):
-    "A folder of images of your own: `train/`, and where there are any `val/` and `test/`, each with a folder a class."
+    "Read `train/` and, where there are any, `val/` and `test/`, each with a folder a class."
     return _read_class_folders(dataset_folder(spec), "your images")
 
 
 @dataset("hub")
 def read_hub(spec):
-    """A dataset of the Hugging Face hub, `hub:<org/name>`, read by `datasets`; `spec.path` is its cache folder.
+    """Let Hugging Face's `datasets` read a dataset of the hub, `hub:<org/name>`.
 
-    The fingerprint that `datasets` gives a split stands for its content. Raises ImportError without `datasets`,
-    ValueError without a training split, or a column of images or labels.
+    `spec.path` is its cache folder. The fingerprint that `datasets` gives a split stands for its content. Raises
+    ImportError without `datasets`, ValueError without a training split, or a column of images or labels.
     """
     try:
         import datasets

@@ -25,7 +25,10 @@ DECODED_LEAST = 500  # images: smaller datasets are not worth a file
 
 @dataclass
 class DecodedImages:
-    "Images as uint8 arrays (height, width, channels), or (height, width) for one channel, mapped from one file."
+    """Images as uint8 arrays, mapped from one file.
+
+    An array is (height, width, channels), or (height, width) for one channel.
+    """
     folder: Path
     shapes: np.ndarray  # (images, 2): height and width; 0 for an image that cannot be decoded
     channels: int
@@ -52,7 +55,7 @@ class DecodedImages:
 
 
 def decoded(images):
-    """Return the same `Images` out of a file of pixels if they are many and fit into it, else as they are.
+    """Return the same `Images`, from a file of pixels if they are many and fit.
 
     Warns when the file cannot be written.
     """
@@ -75,7 +78,7 @@ def decoded(images):
 
 
 def check_decodable(images, index):
-    """ValueError for the first of the images at `index` that is known to be damaged.
+    """Raise ValueError for the first of the images at `index` that is known to be damaged.
 
     Small datasets, which nothing has decoded yet, are looked through; large ones that do not fit into the cache are
     left to the run.
@@ -87,7 +90,7 @@ def check_decodable(images, index):
 
 
 def _suspects(items):
-    "Indices of images that could not be decoded and, in small datasets, of those that nothing has decoded yet."
+    "Indices of damaged images and, in small datasets, of those that nothing has decoded yet."
     if isinstance(items, ConcatDataset):
         starts = [0, *items.cumulative_sizes]
         return {start + i for start, joined in zip(starts, items.datasets) for i in _suspects(joined)}
@@ -134,7 +137,7 @@ def _write_pixels(folder, images):
 
 
 def _map_pixels(folder, images):
-    "Map what `_write_pixels` wrote; None when there is nothing, or it is damaged, which removes it."
+    "Map what `_write_pixels` wrote; None without a file. A damaged one is removed."
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         shapes = np.array(index["shapes"], np.int64)

@@ -1,4 +1,4 @@
-"""Image folders: a folder per split and in it a folder per class, as ImageNet is usually stored."""
+"""Image folders, as ImageNet is usually stored: a folder a split, in it a folder a class."""
 import os
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
@@ -12,11 +12,11 @@ def find_split_folders(folder):
 
 
 def read_split_folders(folder, split_folders):
-    """Read the folders that `find_split_folders` lists: a dict of `Images`, in the order of the file names.
+    """Read the folders that `find_split_folders` lists, as a dict of `Images`.
 
-    Classes are the class folders of the training split in alphabetical order. Hidden files, files below a class
-    folder's own folders and files that are no images are left out. Raises ValueError for a class folder that the
-    training split lacks, and for one without images.
+    Images are in the order of their file names. Classes are the class folders of the training split in alphabetical
+    order. Hidden files, files below a class folder's own folders and files that are no images are left out. Raises
+    ValueError for a class folder that the training split lacks, and for one without images.
     """
     classes = class_folders(split_folders["train"])
     return {split: _read_split(folder, path, classes) for split, path in split_folders.items()}

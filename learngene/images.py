@@ -1,4 +1,4 @@
-"""Labelled images by index, whatever holds them: arrays, files, or encoded bytes in a table."""
+"""Labelled images by index, in whatever form: arrays, files, or encoded bytes in a table."""
 import hashlib
 import io
 import os
@@ -48,7 +48,7 @@ def open_image(item):
 
 
 def encode_image(item):
-    "Return the bytes of an image file; arrays and PIL images become PNG, which loses nothing."
+    "Return the bytes of an image file; arrays and PIL images become lossless PNG."
     if isinstance(item, bytes):
         return item
     if not isinstance(item, (np.ndarray, Image.Image)):
@@ -91,7 +91,10 @@ def join_images(first, second):
 
 
 def check_labels(images, name):
-    "ValueError unless every label of the images, called `name` in the error, is the number of one of the classes."
+    """Raise ValueError unless every label is the number of a class.
+
+    The error calls the images `name`.
+    """
     low, high = images.labels.min(), images.labels.max()
     if low < 0 or high >= len(images.classes):
         raise ValueError(f"{name} has labels from {low} to {high}, but {len(images.classes)} classes; "

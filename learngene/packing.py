@@ -1,4 +1,4 @@
-"""Packed datasets: any dataset as parquet shards of a limited size, to be carried where only small files can go."""
+"""Packed datasets: parquet shards of a limited size, for machines that take small files."""
 import hashlib
 import json
 import shutil

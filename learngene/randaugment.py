@@ -14,7 +14,7 @@ from .transfer import send
 # --- operations on colours
 
 def _enhance(without):
-    "An operation that blends an image with one without colour, contrast, light or edges; level 1 is the image."
+    "Make an operation: a blend of an image (level 1) with one `without` something (0)."
     def enhance(x, level, fill):
         poor = without(x).float()
         return (poor + level[:, None, None, None] * (x - poor)).clamp_(0, 255).byte()
@@ -58,14 +58,17 @@ class Warp:
 
 
 def warp(x, matrices, fill):
-    "Move the pixels of images (B, C, H, W) by matrices (B, 2, 3); a pixel that looks outside is `fill`."
+    """Move the pixels of images (B, C, H, W) by matrices (B, 2, 3).
+
+    A pixel that looks outside of the image is `fill`, (C, 1, 1).
+    """
     grid = F.affine_grid(matrices, list(x.shape), align_corners=False)
     seen = F.grid_sample(x.float(), grid, "bicubic", "border", align_corners=False).round_().clamp_(0, 255)
     return torch.where((grid.abs() < 1).all(-1)[:, None], seen, fill).byte()
 
 
 def _shift(**factors):
-    "A Warp by the identity plus `level` times the factors, which are named by row and column, e.g. r0c1."
+    "Make a Warp: the identity plus `level` times the factors, named by place, e.g. r0c1."
     def matrices(level):
         out = torch.eye(2, 3, device=level.device).repeat(len(level), 1, 1)
         for place, factor in factors.items():
@@ -115,7 +118,7 @@ def level_of(name, magnitude, sign):
 # --- RandAugment
 
 def check_operations(randaugment):
-    "Return timm's RandAugment. ValueError unless all of its operations can be done in batches."
+    "Return timm's RandAugment. ValueError for operations that are not done in batches."
     missing = [op.name for op in randaugment.ops
                if not find_operation(op.name) or op.level_fn and op.name not in LEVELS]
     if missing or randaugment.choice_weights is not None:
@@ -124,7 +127,7 @@ def check_operations(randaugment):
 
 
 def fill_colour(randaugment, x):
-    "The colour (C, 1, 1) of what moves in from outside, on the device of images `x`: the mean of the dataset."
+    "Return the colour (C, 1, 1) of what moves in, the dataset's mean, on the device of `x`."
     colour = randaugment.ops[0].kwargs["fillcolor"][:x.shape[1]]
     return send(torch.tensor(colour).float().view(-1, 1, 1), x.device)
 
@@ -146,10 +149,10 @@ def draw_layer(randaugment, count, rng):
 
 
 def apply_randaugment(x, randaugment, rng):
-    """Apply timm's RandAugment to images (B, C, H, W) of uint8, each on its own; numbers are drawn from a StepRNG.
+    """Apply timm's RandAugment to images (B, C, H, W) of uint8, each on its own.
 
-    In each layer the images are sorted by operation; each operation takes its group, all warps together are one
-    group, and the images return to their places. Nothing waits for the device.
+    Random numbers come from `rng`, a StepRNG. In each layer the images are sorted by operation; each operation takes
+    its group, all warps together are one group, and the images return to their places. Nothing waits for the device.
     """
     operations = [find_operation(op.name) for op in randaugment.ops]
     order = sorted(range(len(operations)), key=lambda i: isinstance(operations[i], Warp))  # warps last
@@ -166,7 +169,7 @@ def apply_randaugment(x, randaugment, rng):
 
 
 def _apply_groups(x, by_rank, counts, operations, levels, fill):
-    "Apply sorted operations, warps last, to their groups of images; the last group stays as it is."
+    "Apply operations, warps last, each to its group of images; the last group stays."
     still = sum(not isinstance(operation, Warp) for operation in operations)
     warps = zip(operations[still:], levels[still:])
     matrices = torch.cat([torch.zeros(0, 2, 3), *(operation.matrices(level) for operation, level in warps)])

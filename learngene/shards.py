@@ -1,6 +1,7 @@
-"""Parquet shards as on the Hugging Face hub: `train-00000-of-00002.parquet`, ..., with an image and a label a row.
+"""Parquet shards as on the Hugging Face hub: tables with an image and a label a row.
 
-They are read with pyarrow alone, because `datasets` is an optional extra and a fingerprint is of the shards' bytes.
+A split's files are called `train-00000-of-00002.parquet` and so on. They are read with pyarrow alone, because
+`datasets` is an optional extra and a fingerprint is of the shards' bytes.
 """
 import hashlib
 import json
@@ -17,7 +18,7 @@ ROW_OVERHEAD = 64  # bytes a row takes beside its image, at most
 
 
 def find_shards(folder):
-    "Map each split to its sorted files, in `folder` or its `data/`; empty without a training split."
+    "Map each split to its files in `folder` or its `data/`; empty without training files."
     for place in folder, folder / "data":
         files = {split: sorted(f for name in names for f in place.glob(f"{name}-*.parquet"))
                  for split, names in SPLIT_NAMES.items()}
@@ -27,11 +28,11 @@ def find_shards(folder):
 
 
 def read_shards(files):
-    """Read the shards that `find_shards` lists: a dict of `Images`, which stay encoded and in memory.
+    """Read the shards that `find_shards` lists, as a dict of `Images`.
 
-    Classes are the names in the schema, else the label values of the training split, in order. Raises
-    FileNotFoundError for a missing shard, ValueError for a damaged one, for one that another packing made, and for
-    labels or class names that the training split does not have.
+    Images stay encoded, in memory. Classes are the names in the schema, else the label values of the training split,
+    in order. Raises FileNotFoundError for a missing shard, ValueError for a damaged one, for one that another packing
+    made, and for labels or class names that the training split does not have.
     """
     shards = {split: [read_shard(file) for file in check_complete(split_files)] for split, split_files in files.items()}
     hashes = {file.name: shard[3] for split in files for file, shard in zip(files[split], shards[split])}
@@ -41,9 +42,10 @@ def read_shards(files):
 
 
 def read_shard(file):
-    """Read one parquet file: images, labels, class names (None without any) and the hash of its bytes.
+    """Read one parquet file.
 
-    Raises ValueError for a damaged file, a missing column, and a row without an image or a label.
+    Returns its images, encoded, its labels, its class names (None without any) and the hash of its bytes. Raises
+    ValueError for a damaged file, a missing column, and a row without an image or a label.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -69,7 +71,7 @@ def read_shard(file):
 
 
 def find_column(known, columns, content, table):
-    "Return the first of the `known` names among `columns`. ValueError, which lists the columns, without one."
+    "Find the first of the `known` names among `columns`. ValueError without one."
     for name in known:
         if name in columns:
             return name
@@ -95,7 +97,7 @@ def encode_labels(values, classes, table):
 
 
 def check_complete(files):
-    "Return the files. FileNotFoundError when there are fewer than the `-of-00003` in their names says."
+    "Return the files. FileNotFoundError when there are fewer than their names say."
     total = re.search(r"-of-(\d+)", files[0].name)
     if total and int(total[1]) != len(files):
         raise FileNotFoundError(f"{files[0].parent} holds {len(files)} of the {int(total[1])} shards that "
@@ -104,7 +106,10 @@ def check_complete(files):
 
 
 def check_card(folder, hashes):
-    "ValueError unless the card of a packed `folder` lists these hashes by file name; no card passes."
+    """Raise ValueError unless the card of a packed folder lists these hashes.
+
+    `hashes` is by file name. A folder without a card passes.
+    """
     card = folder / CARD
     if not card.is_file():
         return

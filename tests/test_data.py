@@ -1,4 +1,4 @@
-"Images by name: reading, splitting, transforming, decoding, packing, and the errors of each."
+"Images by name: read, split, transformed, decoded once, packed; and the errors of each."
 import io
 import json
 import os
@@ -43,7 +43,7 @@ def alternating(count, classes=2):
 
 
 def write_shard(file, labels, classes=None, image="image", label="label", start=0, pictures=None, paths=True):
-    "Write a parquet file as the hub would: the pictures number `start` and on, or those given."
+    "Write a parquet file as the hub would, of pictures from number `start` or those given."
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -598,7 +598,8 @@ def test_a_dataset_is_registered_in_one_place(monkeypatch):
 
 
 @pytest.mark.parametrize("name, near", [
-    ("digit", "digits"), ("cifar_100", "cifar100"), ("digits:a", "digits"), ("hub:", None), ("hub", None), ("zzz", None)])
+    ("digit", "digits"), ("cifar_100", "cifar100"), ("digits:a", "digits"), ("hub:", None), ("hub", None),
+    ("zzz", None)])
 def test_unknown_name(name, near):
     hint = rf" \(did you mean '{near}'\?\)" if near else ""
     with pytest.raises(ValueError, match=f"there is no dataset '{name}'{hint}"):
@@ -636,7 +637,7 @@ class FakeSplit:
 
 
 def fake_hub(monkeypatch, **splits):
-    "Put a library with these splits in place of `datasets`; returns the list of names that it is asked for."
+    "Put these splits in place of `datasets`; returns the list of names that it is asked for."
     names = []
     module = type(sys)("datasets")
     module.load_dataset = lambda name, cache_dir=None: names.append(name) or splits
@@ -1091,7 +1092,7 @@ def test_counting_and_the_fingerprint_decode_nothing(many, home, monkeypatch, no
 
 
 def test_a_damaged_image_is_named_also_where_splits_are_joined(many, home, monkeypatch):
-    "Training images and official validation images, each decoded on its own, then each too few to be decoded."
+    "Training and official validation images, decoded apart, then too few to be decoded."
     file = many / "validation-00000-of-00001.parquet"
     write_shard(file, alternating(600, 3), ["a", "b", "c"], pictures=damage(noise(600), 577))
     for least in 500, 10**9:

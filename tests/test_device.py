@@ -1,4 +1,4 @@
-"Images on the device: batches that mean what the transforms of single images mean, and runs that resume exactly."
+"Images on the device: batches that mean what transforms mean, runs that resume exactly."
 import contextlib
 import dataclasses
 import os
@@ -117,7 +117,7 @@ def test_a_plain_batch_needs_no_random_numbers():
 
 @pytest.mark.parametrize("size", [(60, 90), (90, 60), (20, 300), (300, 20)])
 def test_random_crops_are_drawn_as_timms(size):
-    "Beside timm, 4000 of each; a very long image falls back to the middle now and then, or always."
+    "Beside timm, 4000 of each; a very long image falls back to the middle at times or always."
     n, (h, w), scale, ratio = 4000, size, (0.08, 1.0), (3 / 4, 4 / 3)
     random.seed(0)
     get_params, image = RandomResizedCropAndInterpolation.get_params, Image.new("L", (w, h))
@@ -313,7 +313,7 @@ def test_the_same_numbers_give_the_same_batch_and_others_another():
 
 
 def test_images_of_a_batch_do_not_touch_each_other():
-    "Another image in one place changes that place alone; and one image twelve times is twelve images."
+    "Another image in one place changes that place alone; twelve copies are twelve images."
     images, first = DeviceImages(image_dataset(all_on(), [(24, 24)] * 12), CPU), list(range(11))
     x, changed = (images.batch(index, StepRNG(0, 1, 0))[0] for index in (first + [0], first + [5]))
     assert torch.equal(x[:11], changed[:11]) and not torch.equal(x[11], changed[11])
@@ -354,7 +354,7 @@ def test_labels_are_untouched_and_an_epoch_resumes_where_it_was():
 
 
 def test_batches_made_ahead_are_handed_over_in_turn(monkeypatch):
-    "Each is made while the one before it is still in use, which waits for its own making alone."
+    "Each is made while the one before it is in use, which waits for its own making alone."
     log, made, received = [], [], []
 
     class Stream:
@@ -636,7 +636,7 @@ def test_settings_come_back_after_an_error(monkeypatch):
 
 
 def test_the_cublas_workspace_is_set_before_the_first_product():
-    "PyTorch looks once, at the first matrix product on a GPU, which may come before the first deterministic run."
+    "PyTorch looks once, at the first product on a GPU, maybe before any deterministic run."
     code = "import os, learngene.train; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
     for given, expected in (({}, ":4096:8"), (dict(CUBLAS_WORKSPACE_CONFIG=":16:8"), ":16:8")):
         environment = {k: v for k, v in os.environ.items() if k != "CUBLAS_WORKSPACE_CONFIG"} | given

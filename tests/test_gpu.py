@@ -1,4 +1,4 @@
-"What is done on a GPU is what is done on the processor: on a real one, and, where there is none, on a pretended one."
+"What is done on a GPU is what is done on the CPU; without a real GPU, on a pretended one."
 import copy
 import os
 import subprocess
@@ -15,34 +15,44 @@ from learngene.methods import Shape
 from learngene.refitting import refit, stream_errors
 from learngene.vit import count_flops, load_vit, save_vit
 
-HERE = Path(__file__).parent
-there_is_none = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU here")
+TESTS = Path(__file__).parent
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU here")
+python_backends = pytest.mark.skipif(
+    not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="needs PyTorch 2.10")
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@there_is_none
-@pytest.mark.skipif(not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"), reason="needs PyTorch 2.10")
+@no_gpu
+@python_backends
 def test_what_needs_a_gpu_on_a_pretended_one():
-    "These tests, those named after a GPU elsewhere, and whole runs, in a process where there seems to be one."
+    "These tests, those named after a GPU elsewhere, and runs, where there seems to be one."
     files = ["test_gpu.py", "test_device.py", "test_density.py", "test_refitting.py", "test_methods_more.py"]
-    environment = os.environ | dict(OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join([str(HERE), os.environ["PYTHONPATH"]]))
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-p", "pretended_gpu", "-k", "gpu or test_runs", *files],
-                          cwd=HERE, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0 and "there is no GPU here" not in done.stdout, done.stdout[-4000:] + done.stderr[-1000:]
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-p", "pretended_gpu",
+               "-k", "gpu or test_runs", *files]
+    path = os.pathsep.join([str(TESTS), os.environ["PYTHONPATH"]])
+    environment = os.environ | dict(OMP_NUM_THREADS="1", PYTHONPATH=path)
+    process = subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True)
+    output = process.stdout[-4000:] + process.stderr[-1000:]
+    assert process.returncode == 0 and "there is no GPU here" not in process.stdout, output
 
 
 @gpu
 def test_what_a_gpu_refuses():
     "So does the pretended one."
-    here, there = torch.ones(3, 3), torch.ones(3, 3, device="cuda")
-    assert there.is_cuda and there.device.type == "cuda" and (there + here[0, 0]).is_cuda and (there @ there).cpu().device.type == "cpu"
-    for mixed in (lambda: there + here, lambda: there @ here, lambda: torch.cat([there, here]), lambda: torch.where(there > 0, here, there), lambda: here[there.bool()],
-                  lambda: torch.randn(3, device="cuda", generator=torch.Generator()), lambda: torch.randn(3, generator=torch.Generator("cuda"))):
+    on_cpu, on_gpu = torch.ones(3, 3), torch.ones(3, 3, device="cuda")
+    assert on_gpu.is_cuda and on_gpu.device.type == "cuda" and (on_gpu + on_cpu[0, 0]).is_cuda
+    assert (on_gpu @ on_gpu).cpu().device.type == "cpu"
+    for mixed in (
+            lambda: on_gpu + on_cpu, lambda: on_gpu @ on_cpu, lambda: torch.cat([on_gpu, on_cpu]),
+            lambda: torch.where(on_gpu > 0, on_cpu, on_gpu), lambda: on_cpu[on_gpu.bool()],
+            lambda: torch.randn(3, device="cuda", generator=torch.Generator()),
+            lambda: torch.randn(3, generator=torch.Generator("cuda"))):
         with pytest.raises(RuntimeError, match="device"):
             mixed()
     with pytest.raises(TypeError, match="can't convert cuda"):
-        there.numpy()
-    assert torch.equal(there[[0, 2]], there[torch.tensor([0, 2])])
+        on_gpu.numpy()
+    assert torch.equal(on_gpu[[0, 2]], on_gpu[torch.tensor([0, 2])])
 
 
 @gpu
@@ -52,7 +62,8 @@ def test_what_waits_for_a_gpu():
     try:
         x[x > 0] = 2.0
         x = x[many.to("cuda", non_blocking=True)] + 1
-        for waits in (lambda: x.sum().item(), lambda: x.tolist(), lambda: x[x > 0], lambda: x.nonzero(), lambda: x.cpu(), lambda: bool(x[0] > 0)):
+        for waits in (lambda: x.sum().item(), lambda: x.tolist(), lambda: x[x > 0], lambda: x.nonzero(),
+                      lambda: x.cpu(), lambda: bool(x[0] > 0)):
             with pytest.raises(RuntimeError, match="synchroniz"):
                 waits()
     finally:
@@ -63,80 +74,99 @@ def test_what_waits_for_a_gpu():
 @gpu
 def test_a_gpu_has_random_numbers_of_its_own():
     torch.manual_seed(0)
-    a, here = torch.randn(5, device="cuda"), torch.randn(5)
+    first, on_cpu = torch.randn(5, device="cuda"), torch.randn(5)
     state = torch.cuda.get_rng_state()
-    b = torch.randn(5, device="cuda")
+    second = torch.randn(5, device="cuda")
     torch.manual_seed(0)
-    assert torch.equal(torch.randn(5), here) and torch.equal(torch.randn(5, device="cuda"), a)
+    assert torch.equal(torch.randn(5), on_cpu) and torch.equal(torch.randn(5, device="cuda"), first)
     torch.cuda.set_rng_state(state)
-    assert torch.equal(torch.randn(5, device="cuda"), b)
+    assert torch.equal(torch.randn(5, device="cuda"), second)
 
 
-# ---- the same as on the processor
+# ---- the same as on the CPU
 
 BLOCKS, EPS = dict(blocks=2), dict(eps=0.05)  # pixels; the paper's, scaled, would leave one head a layer
 GREY = EPS | dict(mean=0.5, std=0.5)
 METHODS = [
-    ("from-scratch", {}), ("heuristic-learngene", BLOCKS), ("auto-learngene", BLOCKS), ("auto-learngene-cka", BLOCKS), ("slice", BLOCKS), ("weight-transformation", {}), ("minivit", {}),
-    *(("pretraining-finetuning", o) for o in (dict(heads="even"), dict(heads="random"), dict(heads="kmeans"), dict(layers="last"))),
-    *(("cluster-learngene", EPS | o) for o in (dict(proj="paper"), dict(proj="aligned"), dict(proj="folded", ffn="copy"), dict(cluster_by="kmeans", k=2), dict(cluster_by="complete"),
-                                               dict(signature="mean+spread"), dict(centroid="averaged", ffn_centroid="averaged"), dict(rule="stated", order="ascending"))),
-    *(("cluster-learngene-released", GREY | o) for o in ({}, dict(qkv="heads"), dict(pixels="normalised"), dict(ffn="transform"))),
+    ("from-scratch", {}), ("heuristic-learngene", BLOCKS), ("auto-learngene", BLOCKS), ("auto-learngene-cka", BLOCKS),
+    ("slice", BLOCKS), ("weight-transformation", {}), ("minivit", {}),
+    *(("pretraining-finetuning", options) for options in (
+        dict(heads="even"), dict(heads="random"), dict(heads="kmeans"), dict(layers="last"))),
+    *(("cluster-learngene", EPS | options) for options in (
+        dict(proj="paper"), dict(proj="aligned"), dict(proj="folded", ffn="copy"), dict(cluster_by="kmeans", k=2),
+        dict(cluster_by="complete"), dict(signature="mean+spread"), dict(centroid="averaged", ffn_centroid="averaged"),
+        dict(rule="stated", order="ascending"))),
+    *(("cluster-learngene-released", GREY | options) for options in (
+        {}, dict(qkv="heads"), dict(pixels="normalised"), dict(ffn="transform"))),
     ("cluster-learngene+budget", EPS | dict(params=0.5)),
 ]
+OTHER_SHAPES = ("pretraining-finetuning", "cluster-learngene", "cluster-learngene-released")
 
 
 @pytest.fixture
 def both(monkeypatch):
-    "An ancestry, the same one on the GPU, and images on the processor."
+    "An ancestry, the same one on the GPU, and images on the CPU."
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     ancestry = vit(depth=4, num_heads=4, embed_dim=32)
-    return ancestry, copy.deepcopy(ancestry).cuda(), torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return ancestry, copy.deepcopy(ancestry).cuda(), images
 
 
 def close(a, b, atol=1e-4):
-    a, b = ({n: t.cpu() for n, t in m.state_dict().items()} for m in (a, b))
-    return a.keys() == b.keys() and all(torch.allclose(t, b[n], atol=atol) for n, t in a.items())
+    "Whether two models have the same parameters, but for rounding."
+    a, b = ({name: t.cpu() for name, t in model.state_dict().items()} for model in (a, b))
+    return a.keys() == b.keys() and all(torch.allclose(t, b[name], atol=atol) for name, t in a.items())
 
 
 @gpu
-@pytest.mark.parametrize("name, options", METHODS, ids=lambda x: x if isinstance(x, str) else ",".join(map(str, x.values())))
+@pytest.mark.parametrize("name, options", METHODS,
+                         ids=lambda x: x if isinstance(x, str) else ",".join(map(str, x.values())))
 def test_every_method_with_an_ancestry_on_a_gpu(both, name, options):
     *ancestries, images = both
-    shapes, made = [Shape(), Shape(depth=2, heads=2, num_classes=7)] if name in ("pretraining-finetuning", "cluster-learngene", "cluster-learngene-released") else [Shape()], []
-    for ancestry in ancestries:
+    shapes = [Shape(), Shape(depth=2, heads=2, num_classes=7)] if name in OTHER_SHAPES else [Shape()]
+    on_cpu, on_gpu = [], []
+    for ancestry, models in zip(ancestries, (on_cpu, on_gpu)):
         method = lg.methods.get(name, **options)
         for shape in shapes:
             torch.manual_seed(0)
-            made.append(method.expand(method.condense(ancestry, images), shape))
-    assert all(close(a, b, atol=1e-2 if "budget" in name else 1e-4) for a, b in zip(made[:len(shapes)], made[len(shapes):]))  # a budget solves equations, too
+            models.append(method.expand(method.condense(ancestry, images), shape))
+    atol = 1e-2 if "budget" in name else 1e-4  # a budget solves equations, too
+    assert all(close(a, b, atol) for a, b in zip(on_cpu, on_gpu, strict=True))
 
 
 @gpu
-@pytest.mark.parametrize("how", [dict(), dict(sweeps=2), dict(weight="norm"), dict(damping=0.1), dict(values=1, ffn_width=0.5)], ids=str)
-def test_refit_on_a_gpu(both, how):
+@pytest.mark.parametrize("options", [
+    dict(), dict(sweeps=2), dict(weight="norm"), dict(damping=0.1), dict(values=1, ffn_width=0.5)], ids=str)
+def test_refit_on_a_gpu(both, options):
     *ancestries, images = both
-    children = [lg.inherit(lg.condense(a, images, **EPS), depth=3, heads=2, ffn="copy").to(next(a.parameters()).device) for a in ancestries]
-    for child, ancestry in zip(children, ancestries):
-        refit(child, ancestry, images, batch_size=16, **how)
+    children, errors = [], []
+    for ancestry in ancestries:
+        child = lg.inherit(lg.condense(ancestry, images, **EPS), depth=3, heads=2, ffn="copy")
+        child = child.to(next(ancestry.parameters()).device)
+        refit(child, ancestry, images, batch_size=16, **options)
+        children.append(child)
+        errors.append(stream_errors(child, ancestry, images))
     assert close(*children, atol=1e-2)
-    assert stream_errors(children[0], ancestries[0], images) == pytest.approx(stream_errors(children[1], ancestries[1], images), abs=1e-2)
+    assert errors[0] == pytest.approx(errors[1], abs=1e-2)
 
 
 @gpu
-def test_inherit_in_one_go_on_a_gpu(both):
+@pytest.mark.parametrize("options", [
+    dict(depth=3, heads=2), dict(budget=lg.Budget(params=0.5)), dict(budget=lg.Budget(flops=0.4, memory_mb=10))],
+    ids=str)
+def test_inherit_in_one_go_on_a_gpu(both, options):
     *ancestries, images = both
-    for asked in dict(depth=3, heads=2), dict(budget=lg.Budget(params=0.5)), dict(budget=lg.Budget(flops=0.4, memory_mb=10)):
-        here, there = (lg.inherit(lg.condense(a, images, **EPS), refit=images, ancestry=a, **asked) for a in ancestries)
-        assert close(here, there, atol=1e-2) and count_flops(here) == count_flops(there)
+    on_cpu, on_gpu = (lg.inherit(lg.condense(ancestry, images, **EPS), refit=images, ancestry=ancestry, **options)
+                      for ancestry in ancestries)
+    assert close(on_cpu, on_gpu, atol=1e-2) and count_flops(on_cpu) == count_flops(on_gpu)
 
 
 @gpu
 def test_models_of_a_gpu_in_files(both, tmp_path):
-    here, there, images = both
-    save_vit(there, tmp_path / "vit")
-    lg.condense(there, images, **EPS).save(tmp_path / "learngene.safetensors")
-    learngene, wanted = lg.Learngene.load(tmp_path / "learngene.safetensors"), lg.condense(here, images, **EPS)
-    assert close(here, load_vit(tmp_path / "vit"))
-    assert [[c.heads for c in layer] for layer in learngene.clusters] == [[c.heads for c in layer] for layer in wanted.clusters]
-    assert all(torch.equal(t, wanted.tensors[n]) for n, t in learngene.tensors.items())
+    on_cpu, on_gpu, images = both
+    save_vit(on_gpu, tmp_path / "vit")
+    lg.condense(on_gpu, images, **EPS).save(tmp_path / "learngene.safetensors")
+    loaded, expected = lg.Learngene.load(tmp_path / "learngene.safetensors"), lg.condense(on_cpu, images, **EPS)
+    heads, expected_heads = ([[c.heads for c in layer] for layer in gene.clusters] for gene in (loaded, expected))
+    assert close(on_cpu, load_vit(tmp_path / "vit")) and heads == expected_heads
+    assert all(torch.equal(t, expected.tensors[name]) for name, t in loaded.tensors.items())
