@@ -31,7 +31,8 @@ def write_atomic(path, text):
 def atomic_folder(path):
     """Yield a folder to fill, which takes the place of `path` when the block ends well.
 
-    After an error it is removed and `path` stays as it was. A symbolic link stays, and the folder it leads to is replaced. ValueError when `path` is a file.
+    After an error it is removed and `path` stays as it was. A symbolic link stays, and the folder it leads to is
+    replaced. ValueError when `path` is a file.
     """
     if Path(path).is_file():
         raise ValueError(f"{path} is a file; give the name of a folder.")

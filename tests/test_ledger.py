@@ -45,7 +45,7 @@ def git(folder, *args):
 
 
 def version_seen_from(folder):
-    code = "import json\nfrom learngene import __file__, provenance\nprint(json.dumps([provenance.code_version(), __file__]))"
+    code = "import json, learngene.provenance as p; print(json.dumps([p.code_version(), p.learngene.__file__]))"
     env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")} | dict(PYTHONPATH=str(folder))
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
