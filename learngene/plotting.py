@@ -159,3 +159,23 @@ def draw_curves(
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False)
     return clean_axes(ax)
+
+
+def draw_means(
+    frame,  # from `tables.to_frame`
+    x,  # label, or column of numbers, that goes along the axis
+    ax=None,  # matplotlib axes
+    order=None,  # of the labels; None = x holds numbers
+):  # the axes
+    "Draw mean test accuracy with its standard deviation over seeds, one line a method."
+    import matplotlib.pyplot as plt
+
+    ax = ax or plt.gca()
+    for method, part in frame.groupby("method", sort=False):
+        by = part.groupby(x).accuracy.agg(["mean", "std"]).reindex(order or sorted(part[x].unique())) * 100
+        at = range(len(order)) if order else by.index
+        ax.errorbar(at, by["mean"], by["std"], ms=4.5, capsize=2, label=method, **method_style(method))
+    if order:
+        ax.set(xticks=range(len(order)), xticklabels=order)
+    ax.set_ylabel("test accuracy (%)")
+    return clean_axes(ax)

@@ -1,5 +1,6 @@
 """The results folder of a profile: its records, and the tables, figures and cards that are made from them."""
 import json
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -41,6 +42,20 @@ class Results:
         pairs = [(cell, record) for cell in cells if (record := find_record(cell[1], self.ledger))]
         return [cell for cell, _ in pairs], [record for _, record in pairs], len(cells)
 
+    def shorter_runs(
+        self,
+        record: dict,  # of a run
+    ) -> list:  # of records
+        "Find records of the same run, trained for fewer epochs by a schedule of their own."
+        same, epochs = _but_for_epochs(record), record["meta_info"]["recipe"]["train"]["epochs"]
+        return [other for other in self._trained if _but_for_epochs(other) == same
+                and 0 < other["meta_info"]["recipe"]["train"]["epochs"] < epochs]
+
+    @cached_property
+    def _trained(self):
+        "Every record of the ledger, read once."
+        return list(self.ledger)
+
     def publish(
         self,
         name: str,  # of the files
@@ -69,6 +84,14 @@ class Results:
             figure.savefig(path.with_suffix(".png"), dpi=150, bbox_inches="tight")
         card["records"] = record_origins(self.ledger, records)
         write_atomic(self.folder / f"tables/{name}.json", json.dumps(card, indent=1) + "\n")
+
+
+def _but_for_epochs(record):
+    "What makes two runs the same but for their length."
+    meta = record["meta_info"]
+    train = {k: v for k, v in meta["recipe"]["train"].items() if k not in ("epochs", "warmup_epochs", "eval_every")}
+    recipe = {k: v for k, v in meta["recipe"].items() if k != "name"} | dict(train=train)
+    return recipe, meta.get("ancestry"), meta["data_fingerprint"]
 
 
 def record_origins(

@@ -6,8 +6,8 @@
 __all__ = ['VERDICT_WORDS', 'CAPTION', 'to_frame', 'mean_sd', 'table', 'compare', 'paired_differences', 'mean_interval',
            'describe_difference', 'against', 'verdict', 'describe_effects', 'differences', 'judge', 'holm',
            'describe_verdict', 'beside_paper', 'to_curves', 'epochs_to', 'describe_epochs', 'effects_table',
-           'pair_table', 'describe_range', 'Runs', 'describe_drawing', 'Comparison', 'Results', 'draw_curves',
-           'draw_effects', 'draw_intervals', 'published']
+           'pair_table', 'describe_range', 'Runs', 'describe_drawing', 'Comparison', 'separate_trainings', 'Results',
+           'draw_curves', 'draw_effects', 'draw_intervals', 'published']
 
 # %% ../nbs/14_tables.ipynb #adc1b4cb
 from .files import near
@@ -312,7 +312,7 @@ def effects_table(
                 "95 % interval": f"[{c['low']:+.2f}, {c['high']:+.2f}]" if c else "",
                 "the paper's effect": _paper_effect(paper or {}, method, column, set(frame[by])),
                 "test accuracy (%)": mean_sd(runs.accuracy),
-                "inherited parameters": f"{runs.inherited_params.iloc[0]:,}"}
+                "inherited parameters": f"{runs.inherited_params.iloc[0]:,}" if "inherited_params" in runs else ""}
     shown = pd.DataFrame(rows.values(), index=pd.MultiIndex.from_tuples(rows, names=[by, "method"]))
     return shown.loc[:, (shown != "").any()]
 
@@ -375,16 +375,17 @@ class Runs:
         self,
         ours: str,  # the method that is compared with every other
         table: str,  # name of the paper's table, e.g. "table8"
-        by="images",  # label of the columns, or several, whose values are joined
+        by="images",  # label of the columns, or a list of them, whose values are joined; [] = one column
         names=None,  # the paper's name of a row or column -> ours, where the two differ
     ):
         "Compare one method with each other one."
-        frame = self.frame if isinstance(by, str) else self.frame.assign(cell=self.frame[by].agg(", ".join, axis=1))
-        by = by if isinstance(by, str) else ", ".join(by)
-        frame = frame.rename(columns=dict(cell=by))
+        labels = [by] if isinstance(by, str) else by
+        by = ", ".join(labels) or "all"
+        frame = self.frame.assign(**{by: self.frame[labels].agg(", ".join, axis=1) if labels else "all"})
         effects, paper = against(frame, ours, by), published_effects(table, ours, names)
         layout = pair_table if effects.method.nunique() == 1 else effects_table
-        return Comparison(self, ours, table, frame, effects, layout(frame, effects, ours, paper))
+        shown = layout(frame, effects, ours, paper)
+        return Comparison(self, ours, table, frame, effects, shown if labels else shown.droplevel(0))
 
 # %% ../nbs/14_tables.ipynb #7fcf716c
 def describe_drawing(
@@ -438,3 +439,20 @@ class Comparison:
         said = f"{CAPTION.format(self.ours, self.other or 'the row')} {caption}".strip()
         self.runs.results.publish(self.name, title, said, text or self.text, self.table, figure, self.runs.records,
                                   describe_drawing(self.effects, self.ours))
+
+# %% ../nbs/14_tables.ipynb #94ae1e9f
+def separate_trainings(
+    runs: Runs,  # of curves
+) -> pd.DataFrame:  # method, epochs, seeds, separate, one run, difference; percent
+    "Validation accuracy of shorter trainings on record, beside the same epoch of the runs that are shown."
+    rows = []
+    for (labels, _), record in zip(runs.cells, runs.records, strict=True):
+        at = {e["epoch"]: e["val_accuracy"] for e in record["train_info"]["history"]}
+        for shorter in runs.results.shorter_runs(record):
+            end = shorter["train_info"]["history"][-1]
+            rows.append(dict(method=labels["method"], epochs=end["epoch"], seeds=1,
+                             separate=100 * end["val_accuracy"], one_run=100 * at[end["epoch"]]))
+    columns = ["method", "epochs", "seeds", "separate", "one_run"]
+    groups = pd.DataFrame(rows, columns=columns).groupby(["method", "epochs"], sort=False)
+    means = groups.agg(dict(seeds="sum", separate="mean", one_run="mean")).reset_index()
+    return means.assign(difference=means.separate - means.one_run).round(2)
