@@ -14,7 +14,7 @@ def from_folder(
     pretrained: bool,  # False: random weights
     arguments: dict,  # for `timm.create_model`; a folder of ours takes none
 ):  # a model, not yet checked
-    """Load a model from a folder that `save_vit` wrote, or from one in the layout of the Hugging Face hub.
+    """Load a model from a folder of `save_vit`, or one in the Hugging Face hub's layout.
 
     Raises TypeError for arguments that a folder of ours does not take, and what `load_vit` and timm raise.
     """

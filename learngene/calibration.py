@@ -17,7 +17,10 @@ def image_batches(images, batch_size, model=None):
 
 
 def calibration_batches(images, batch_size, max_images, model):
-    "List batches of at most `max_images` images on the model's device. ValueError when there are none, or not finite."
+    """List batches of images on the model's device, at most `max_images` images in all (None = no limit).
+
+    Raises ValueError when there are none, and when some are not finite.
+    """
     remaining = sys.maxsize if max_images is None else max_images
     if type(remaining) is not int or remaining < 1:
         raise ValueError(f"max_images is {max_images!r}, wanted a whole number of at least 1.")

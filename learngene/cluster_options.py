@@ -15,7 +15,8 @@ def check_distances(
     if d.ndim != 1 or len(d) == 0:
         raise ValueError(f"distances have shape {tuple(d.shape)}; give one number for each head of one layer.")
     if not d.isfinite().all():
-        raise ValueError(f"the distances of heads {_indices(~d.isfinite())} (from 0) are not finite; measure them again.")
+        raise ValueError(f"the distances of heads {_indices(~d.isfinite())} (from 0) are not finite; "
+                         "measure them again.")
     if (d < 0).any():
         raise ValueError(f"the distances of heads {_indices(d < 0)} (from 0) are negative; measure them again.")
     return d
@@ -25,7 +26,7 @@ def check_layers(
     distances,  # (L, H) mean attention distances, pixels
     clusters,  # for each layer the clusters of its heads
 ) -> None:
-    "Raise ValueError unless there are clusters for every layer, and finite distances for their heads."
+    "Raise ValueError unless every layer has clusters, and their heads finite distances."
     if len(distances) != len(clusters):
         raise ValueError(f"there are distances for {len(distances)} layers and clusters for {len(clusters)}; "
                          "give both for the same layers.")
@@ -41,7 +42,7 @@ def check_spread(
     spread,  # (H,) standard deviations of the attention distances of one layer, pixels
     n_heads: int,  # heads of the layer
 ) -> torch.Tensor:  # (H,), float64
-    "Return one layer's spreads as a tensor; ValueError for another length, negative or not finite."
+    "Return one layer's spreads as a tensor; ValueError unless all are finite and >= 0."
     s = torch.as_tensor(spread, dtype=torch.float64)
     if s.shape != (n_heads,) or not (s >= 0).all() or not s.isfinite().all():
         raise ValueError(f"spread has shape {tuple(s.shape)} for {n_heads} heads, or holds negative or non-finite "

@@ -160,7 +160,7 @@ def attention_distance_signature(
 # %% ../nbs/02_density.ipynb #b353abeb
 def head_differences(
     maps: torch.Tensor,  # (B, heads, tokens, tokens), from `attention_maps`
-) -> torch.Tensor:  # (heads, heads), 0 to 1
-    "Measure the share of attention that two heads place differently (total variation), on average."
+) -> torch.Tensor:  # (heads, heads), 0 to 1, mean over images and tokens
+    "Measure the share of attention that two heads place differently (total variation)."
     rows = maps.transpose(1, 2)  # heads next to the tokens that they look at
     return torch.cdist(rows, rows, p=1).mean((0, 1)) / 2

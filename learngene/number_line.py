@@ -20,8 +20,11 @@ def draw_number_line(
     ax = ax or plt.gca()
     cluster_of = {head: k for k, cluster in enumerate(clusters or []) for head in cluster.heads}
     for head, value in enumerate(map(float, values)):
-        k = cluster_of.get(head, None if clusters is not None else 0)
-        marker, colour = ("x", "0.4") if k is None else (MARKERS[k % len(MARKERS)], "k" if clusters is None else f"C{k}")
+        k = cluster_of.get(head)
+        if k is not None:
+            marker, colour = MARKERS[k % len(MARKERS)], f"C{k % 10}"
+        else:
+            marker, colour = ("o", "k") if clusters is None else ("x", "0.4")  # not clustered yet, or noise
         ax.plot(value, 0, marker, color=colour, ms=7)
         ax.annotate(f"{head + 1}", (value, 0), (0, -12), textcoords="offset points", ha="center", va="top", fontsize=9)
     for cluster in clusters or []:

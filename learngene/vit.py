@@ -74,7 +74,7 @@ def build_vit(
     config: dict,  # from `vit_config`
     device="meta",  # where the parameters go; "meta" allocates nothing, "cpu" gives timm's random weights
 ) -> VisionTransformer:  # in eval mode
-    "Build the architecture that `config` describes: any head count and FFN width in each layer."
+    "Build what `config` describes; each layer may have its own head count and FFN width."
     c = config
     norm = partial(_layer_class(c["norm"][0]), eps=c["norm"][1])
     act, mlp = _layer_class(c["act"]), _layer_class(c["mlp"])
@@ -161,7 +161,7 @@ def fill_vit(
     tensors: dict,  # one tensor for every name of the model's state dict
     source="the weights",  # what to call them in an error
 ) -> VisionTransformer:  # the same object
-    "Put `tensors` into `model`; ValueError that lists missing, unexpected and misshapen weights."
+    "Put `tensors` into `model`; ValueError for missing, unexpected or misshapen weights."
     wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     misshapen = [f"{name} is {tuple(tensors[name].shape)}, wanted {shape}" for name, shape in wanted.items()
@@ -264,7 +264,7 @@ def measure(
     config: dict,  # from `vit_config`
     batch_size=1,  # images at once, for memory
 ) -> dict:  # params, flops, memory_mb
-    "Count an architecture's parameters, operations for one image and megabytes, without its weights."
+    "Count parameters, operations for one image and megabytes, without building weights."
     shadow = build_vit(config)
     tokens = shadow.patch_embed.num_patches + shadow.num_prefix_tokens
     params = count_params(shadow)

@@ -40,7 +40,8 @@ def _wrong_block(block, name):
         return f"{name} is a {type(block).__name__}; give a model of Blocks, each with one attention and one FFN."
     attn = block.attn
     if type(attn) is not Attention:
-        return f"{name} has {type(attn).__name__}, whose heads are not separate; give one with plain multi-head attention."
+        return (f"{name} has {type(attn).__name__}, whose heads are not separate; "
+                "give a model with plain multi-head attention.")
     if getattr(attn, "gate", None) is not None or not isinstance(attn.norm, nn.Identity):
         return f"the attention of {name} gates or normalises its output across heads; give one that does not."
     return None
