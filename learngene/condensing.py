@@ -45,9 +45,10 @@ class Learngene:
 
     def __repr__(self):
         heads, centroids = self.config["heads"], self.n_centroids
-        shared = [[layer + 1 for layer in group] for group in self.ffn_groups if len(group) > 1]
+        groups = [[layer + 1 for layer in group] for group in self.ffn_groups if len(group) > 1]
+        shared = f" (layers that share one, from 1: {groups})" if groups else ""
         return (f"Learngene: {sum(centroids)} of {sum(heads)} heads (by layer {centroids}), {len(self.ffn_groups)} of "
-                f"{len(heads)} FFNs (layers that share one, from 1: {shared}), {self.n_params / 1e6:.2f} M values")
+                f"{len(heads)} FFNs{shared}, {self.n_params / 1e6:.2f} M values")
 
     def save(self, path):
         "Save as a folder of safetensors and JSON, written whole or not at all."

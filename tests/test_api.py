@@ -1,7 +1,8 @@
-"The names of the contract, quiet and quick imports, and torchvision beside a torch it was not built for."
+"Public names and their defaults, quiet and quick imports, and torchvision beside a torch it was not built for."
 import ast
 import importlib
 import inspect
+import json
 import os
 import pkgutil
 import subprocess
@@ -9,26 +10,30 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from conftest import make
+from safetensors.torch import save_file
 
 import learngene as lg
+from learngene.ancestry import expects, shipped
 from learngene.ancestry import new_model
 
 ROOT = Path(lg.__file__).parents[1]
-CALLABLE = ["load_ancestry", "mean_attention_distance", "cluster_heads", "cluster_ffns", "condense", "share_heads", "inherit", "save_descendant", "load_descendant", "plan", "fit", "run",
+CALLABLE = ["load_ancestry", "mean_attention_distance", "cluster_heads", "cluster_ffns", "condense", "share_heads",
+            "plan", "build", "solve", "inherit", "merge", "refit", "save_descendant", "load_descendant", "fit", "run",
             "HeadCluster", "Learngene", "Recipe"]
 ATTRIBUTES = ["Learngene.save", "Learngene.load", "Recipe.load", "methods.names", "methods.get"]
 MODULES = sorted(m.name for m in pkgutil.walk_packages(lg.__path__, "learngene.") if not m.name.endswith("__main__"))
 
 
 def python(code, cwd=None, check=True):
-    "Run code in a fresh interpreter: what it printed, on both streams."
+    "Run code in a fresh interpreter and return what it printed, on both streams."
     env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=cwd)
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=cwd)
     if check:
-        assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr
+        assert finished.returncode == 0, finished.stderr
+    return finished.stdout, finished.stderr
 
 
 def check_names(api):
@@ -58,7 +63,8 @@ if not order:
     [getattr(lg, n) for n in names]; order = mods
 for m in order:
     importlib.import_module(m)
-bad = [n for n in names + sorted(set(lg.__all__) - {{'methods'}}) if inspect.ismodule(getattr(lg, n)) or not callable(getattr(lg, n))]
+public = names + sorted(set(lg.__all__) - {{'methods'}})
+bad = [n for n in public if inspect.ismodule(getattr(lg, n)) or not callable(getattr(lg, n))]
 assert not bad, bad
 assert callable(lg.methods.get) and 'cluster-learngene' in lg.methods.names()
 ns = {{}}
@@ -69,7 +75,9 @@ assert set(lg.__all__) <= ns.keys()
 
 
 def test_import_is_quiet_and_light(tmp_path):
-    out, err = python("import sys, learngene; dir(learngene); print([m for m in ('torch', 'timm', 'torchvision', 'numpy', 'matplotlib') if m in sys.modules])", cwd=tmp_path)
+    slow = ("torch", "timm", "torchvision", "numpy", "matplotlib")
+    code = f"import sys, learngene; dir(learngene); print([m for m in {slow} if m in sys.modules])"
+    out, err = python(code, cwd=tmp_path)
     assert out == "[]\n" and err == ""
 
 
@@ -80,14 +88,22 @@ def test_unknown_name():
 
 
 def test_torchvision_can_be_imported_after_learngene():
-    code = "import learngene, timm, torchvision, torch, sys\nassert torchvision.__version__ and timm.create_model('vit_tiny_patch16_224', depth=1) is not None\nprint([type(f).__module__ for f in sys.meta_path])"
+    code = """
+import learngene, timm, torchvision, torch, sys
+assert torchvision.__version__ and timm.create_model('vit_tiny_patch16_224', depth=1) is not None
+print([type(f).__module__ for f in sys.meta_path])
+"""
     out, _ = python(code)
     assert "learngene" not in out  # the finder has gone
 
 
 def test_torchvision_finder_stands_aside():
     "Importing learngene twice, or after torchvision, installs nothing more; an absent torchvision stays absent."
-    python("import sys, importlib, learngene\nimportlib.reload(learngene)\nassert sum('learngene' in type(f).__module__ for f in sys.meta_path) <= 1")
+    python("""
+import sys, importlib, learngene
+importlib.reload(learngene)
+assert sum('learngene' in type(f).__module__ for f in sys.meta_path) <= 1
+""")
     code = """
 import sys, learngene
 from learngene import _torchvision
@@ -112,22 +128,35 @@ def test_torchvision_repair_is_only_made_where_it_is_needed():
 
 
 def defaults(f):
-    return {k: p.default for k, p in inspect.signature(f).parameters.items() if p.default is not inspect.Parameter.empty}
+    parameters = inspect.signature(f).parameters.items()
+    return {name: p.default for name, p in parameters if p.default is not inspect.Parameter.empty}
+
+
+SHAPE = dict(depth=None, heads=None, omega=None, num_classes=None, proj="paper", ffn="transform", layers="front")
 
 
 @pytest.mark.parametrize("name, wanted", [
-    ("cluster_heads", dict(eps=10.0, min_heads=1)), ("cluster_ffns", dict(eps=10.0)), ("condense", dict(eps=None, ffn_eps=None, min_heads=1)), ("load_ancestry", dict(pretrained=True)),
-    ("inherit", dict(depth=None, heads=None, omega=None, num_classes=None, proj="paper", ffn="transform", layers="front")),
-    ("plan", dict(depth=None, heads=None, omega=None, num_classes=None, proj="paper", ffn="transform", layers="front")),
+    ("cluster_heads", dict(eps=10.0, min_heads=1)), ("cluster_ffns", dict(eps=10.0)),
+    ("condense", dict(eps=None, ffn_eps=None, min_heads=1)), ("load_ancestry", dict(pretrained=True)),
+    ("inherit", SHAPE | dict(refit=None, ffn_width=None, budget=None, ancestry=None)), ("plan", SHAPE),
 ])
-def test_defaults_of_the_contract(name, wanted):
+def test_public_defaults(name, wanted):
     assert wanted.items() <= defaults(getattr(lg, name)).items()
 
 
-def test_first_arguments_of_the_contract():
-    for name, wanted in dict(load_ancestry=["name_or_path"], mean_attention_distance=["model", "images"], cluster_heads=["distances"], cluster_ffns=["distances", "clusters"],
-                             condense=["model", "images"], share_heads=["n_centroids", "n_heads"], inherit=["learngene"], fit=["model", "data", "recipe"], run=["recipe"]).items():
-        assert list(inspect.signature(getattr(lg, name)).parameters)[: len(wanted)] == wanted, name
+@pytest.mark.parametrize("name, wanted", [
+    ("load_ancestry", ["name_or_path"]), ("mean_attention_distance", ["model", "images"]),
+    ("cluster_heads", ["distances"]), ("cluster_ffns", ["distances", "clusters"]), ("condense", ["model", "images"]),
+    ("share_heads", ["n_centroids", "n_heads"]), ("plan", ["learngene", *SHAPE, "order"]),
+    ("build", ["learngene", "plan"]), ("solve", ["learngene", "budget", "ancestry", "images"]),
+    ("inherit", ["learngene", *SHAPE]), ("fit", ["model", "data", "recipe"]), ("run", ["recipe"]),
+])
+def test_first_arguments(name, wanted):
+    assert list(inspect.signature(getattr(lg, name)).parameters)[: len(wanted)] == wanted
+
+
+def test_the_short_inherit_takes_what_plan_takes():
+    assert inspect.signature(lg.inheriting.inherit).parameters.keys() == inspect.signature(lg.plan).parameters.keys()
 
 
 def test_docstrings():
@@ -135,15 +164,16 @@ def test_docstrings():
         assert (getattr(lg, name).__doc__ or "").strip(), name
 
 
-ROOMS = ["vit", "ancestry", "density", "cluster", "condensing", "inheriting", "methods", "data", "recipe", "train", "ledger", "running", "tables", "report", "cli"]
+ORDER = ["vit", "ancestry", "density", "cluster", "condensing", "inheriting", "refitting", "budgeting", "methods",
+         "data", "recipe", "train", "ledger", "running", "tables", "app"]
 
 
-@pytest.mark.parametrize("room", ROOMS[:6])
-def test_imports_run_one_way(room):
-    "A room knows nothing of what happens after it."
-    tree = ast.parse((ROOT / "learngene" / f"{room}.py").read_text(encoding="utf-8"))
-    used = {node.module.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level and node.module}
-    assert not used & set(ROOMS[ROOMS.index(room):]), used
+@pytest.mark.parametrize("module", ORDER[:8])
+def test_no_module_imports_a_later_one(module):
+    tree = ast.parse((ROOT / "learngene" / f"{module}.py").read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    imported = {(node.module or node.names[0].name).split(".")[0] for node in imports}
+    assert not imported & set(ORDER[ORDER.index(module):]), imported
 
 
 def test_nothing_unpickles():
@@ -164,42 +194,43 @@ def test_ancestry_from_timm():
     assert len(model.blocks) == 1 and model.num_classes == 3 and not model.training
 
 
-def test_ancestry_from_our_folder(tmp_path):
+def test_ancestry_from_a_saved_folder(tmp_path):
     model = make("dinov2")
     lg.save_descendant(model, tmp_path / "a")
     for path in (tmp_path / "a", str(tmp_path / "a")):
         assert all(torch.equal(v, model.state_dict()[k]) for k, v in lg.load_ancestry(path).state_dict().items())
     random = lg.load_ancestry(tmp_path / "a", pretrained=False)
-    assert not torch.equal(random.pos_embed, model.pos_embed) and not random.training and random.pos_embed.isfinite().all()
+    assert not torch.equal(random.pos_embed, model.pos_embed) and random.pos_embed.isfinite().all()
+    assert not random.training
     with pytest.raises(TypeError, match="num_classes"):
         lg.load_ancestry(tmp_path / "a", num_classes=3)
 
 
 def test_ancestry_from_a_timm_folder(tmp_path):
-    import json
-
-    import timm
-    from safetensors.torch import save_file
-
     model = timm.create_model("deit_tiny_patch16_224", depth=1, img_size=32, num_classes=4)
-    config = dict(architecture="deit_tiny_patch16_224", num_classes=4, model_args=dict(depth=1, img_size=32), pretrained_cfg=dict(input_size=[3, 32, 32], num_classes=4, classifier="head", first_conv="patch_embed.proj"))
+    pretrained = dict(input_size=[3, 32, 32], num_classes=4, classifier="head", first_conv="patch_embed.proj")
+    config = dict(architecture="deit_tiny_patch16_224", num_classes=4, model_args=dict(depth=1, img_size=32),
+                  pretrained_cfg=pretrained)
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    found = lg.load_ancestry(tmp_path)
-    assert all(torch.equal(v, model.state_dict()[k]) for k, v in found.state_dict().items())
+    loaded = lg.load_ancestry(tmp_path).state_dict()
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in loaded.items())
 
 
 @pytest.mark.parametrize("name, error, words", [
-    ("deit_tiny_patch16_22", ValueError, "did you mean 'deit_tiny_patch16_224'"), ("/no/such/folder", FileNotFoundError, "no folder"), ("./nothing", FileNotFoundError, "no folder"),
-    (Path("nothing"), FileNotFoundError, "no folder"), ("resnet18", TypeError, "cannot be cut into heads"), ("", (ValueError, FileNotFoundError), "."),
-    ("deit_tiny_patch16_224.fb_in1", ValueError, r"no weights 'fb_in1' of deit_tiny_patch16_224 \(did you mean 'fb_in1k'"), ("~/no such", FileNotFoundError, "no folder"),
+    ("deit_tiny_patch16_22", ValueError, "did you mean 'deit_tiny_patch16_224'"),
+    ("/no/such/folder", FileNotFoundError, "no folder"), ("./nothing", FileNotFoundError, "no folder"),
+    (Path("nothing"), FileNotFoundError, "no folder"), ("resnet18", TypeError, "cannot be cut into heads"),
+    ("", (ValueError, FileNotFoundError), "."), ("~/no such", FileNotFoundError, "no folder"),
+    ("deit_tiny_patch16_224.fb_in1", ValueError,
+     r"no weights 'fb_in1' of deit_tiny_patch16_224 \(did you mean 'fb_in1k'"),
 ])
 def test_ancestry_errors(name, error, words):
     with pytest.raises(error, match=words):
         lg.load_ancestry(name, pretrained=False)
 
 
-def test_no_weights_are_fetched_of_what_is_no_vit(monkeypatch):
+def test_no_weights_are_fetched_of_other_architectures(monkeypatch):
     monkeypatch.setattr("timm.create_model", lambda *a, **kw: 1 / 0)
     with pytest.raises(TypeError, match="resnet18 cannot be cut into heads"):
         lg.load_ancestry("resnet18")
@@ -220,10 +251,9 @@ def test_ancestry_below_home(tmp_path, monkeypatch):
     assert len(lg.load_ancestry("~/a").blocks) == len(lg.load_ancestry(Path("~/a")).blocks) > 0
 
 
-def test_what_a_model_expects():
-    from learngene.ancestry import expects
-
-    assert expects(lg.load_ancestry("vit_tiny_patch16_224.augreg_in21k", pretrained=False, depth=1)) == ((0.5,) * 3, (0.5,) * 3)
+def test_normalisation_that_a_model_expects():
+    model = lg.load_ancestry("vit_tiny_patch16_224.augreg_in21k", pretrained=False, depth=1)
+    assert expects(model) == ((0.5,) * 3, (0.5,) * 3)
     assert expects(lg.load_ancestry("vit_nano_p2_8.digits")) is None and expects(torch.nn.Linear(1, 1)) is None
 
 
@@ -237,9 +267,8 @@ def test_ancestry_from_a_damaged_folder(tmp_path):
         lg.load_ancestry(tmp_path / "empty")
 
 
-def test_shipped_ancestries_say_what_they_are():
-    from learngene.ancestry import shipped
-
+def test_shipped_ancestries_load_by_name():
     for name, folder in shipped().items():  # may be none yet
         assert (folder / "model.safetensors").stat().st_size <= 3_000_000
-        assert torch.equal(lg.load_ancestry(name).state_dict()["pos_embed"], lg.load_ancestry(str(folder)).state_dict()["pos_embed"])
+        by_name, by_folder = (lg.load_ancestry(x).state_dict()["pos_embed"] for x in (name, str(folder)))
+        assert torch.equal(by_name, by_folder)

@@ -1,5 +1,14 @@
-"Ways to start a descendant, one room each; `names()` lists them, `get(name, **options)` makes one."
-from . import cluster_learngene, from_scratch, pretraining_finetuning, refit, released, slices, weight_transformation  # noqa: F401  each registers itself
+"""Ways to start a descendant: `names()` lists them, `get(name, **options)` makes one.
+
+A method registers in one place: the `@register("name")` on its class. Every module of this folder is imported here, so
+a new notebook in `nbs/methods` is enough to add one.
+"""
+import importlib
+import pkgutil
+
 from .core import Method, Shape, check_methods, get, module_of, names, register
 
 __all__ = ["Method", "Shape", "check_methods", "get", "module_of", "names", "register"]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
