@@ -1,6 +1,7 @@
 """What models cost: the steps and seconds of a run, and the number of models from which an ancestry pays."""
 import math
 
+import numpy as np
 import pandas as pd
 
 from .ancestry import shipped
@@ -75,3 +76,18 @@ def cost_of_equal_accuracy(
 def _last(curves):
     "Mean accuracy of each method after the last epoch."
     return curves[curves.epoch == curves.epoch.max()].groupby("method").accuracy.mean()
+
+
+def gain_at_equal_size(
+    points,  # one row a model: kind, accuracy, and the column `size`
+    kind: str,  # the kind whose line is read
+    other: str,  # the kind it is compared with
+    size: str,  # a column: parameters, operations or milliseconds
+) -> pd.Series:  # by index of the other kind's points that lie in range, in units of `accuracy`
+    """Return how much better one kind of model is at the size of each point of another.
+
+    Its accuracy there is interpolated between its own points; points further than 2 % outside their range are left out.
+    """
+    line, others = points[points.kind == kind].sort_values(size), points[points.kind == other]
+    inside = others[others[size].between(0.98 * line[size].min(), 1.02 * line[size].max())]
+    return np.interp(inside[size], line[size], line.accuracy) - inside.accuracy

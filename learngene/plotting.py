@@ -25,6 +25,10 @@ METHOD_STYLES = {  # method: colour, marker, dash
     "k-means heads": ("#8fce8f", "P", "-"),
     "evenly spaced heads": ("#c9b400", "8", "-"),
     "evenly spaced layers": ("#7a4a21", "8", "-"),
+    "budget, params": ("#6a3d9a", "o", "-"),
+    "budget, flops": ("#b294d6", "D", (0, (1, 1))),
+    "budget from the paper's learngene, params": ("#1f4e9c", "v", "-."),
+    "cut alike": ("#d9701a", "s", ":"),
 }
 
 ALIASES = {  # the same method, as other tables call it
@@ -34,7 +38,7 @@ ALIASES = {  # the same method, as other tables call it
     "from scratch": "from-scratch", "talking heads": "weight-transformation",
     "heuristic": "heuristic-learngene", "heuristic, 6 layers": "heuristic-learngene, 6 layers",
     "auto": "auto-learngene", "auto, 3 layers": "auto-learngene, 3 layers",
-    "all layers": "all or nothing", "no layer": "all or nothing",
+    "first layers": "front layers", "all layers": "all or nothing", "no layer": "all or nothing",
     "clustered": "clustered heads", "first": "first heads", "random": "random heads",
 }
 

@@ -1,6 +1,7 @@
 """What models cost, and from how many models on an ancestry pays."""
 import math
 
+import pandas as pd
 import pytest
 from test_tables import record
 
@@ -52,3 +53,11 @@ def test_cost_of_equal_accuracy():
     assert (ours["once"], ours["each"], ours["reference_each"]) == (7.0, 1.0, 2.0), "the fastest run sets the rate"
     assert ours["break_even"] == 7
     assert all(math.isnan(poor[name]) for name in ("epochs", "each", "break_even")), "never reached"
+
+
+def test_gain_at_equal_size_is_read_off_the_line():
+    points = pd.DataFrame([("a", 10, 50.0), ("a", 20, 70.0), ("b", 15, 55.0), ("b", 20.2, 71.0), ("b", 30, 80.0)],
+                          columns=["kind", "params", "accuracy"])
+    gain = costs.gain_at_equal_size(points, "a", "b", "params")
+    assert gain.to_dict() == {2: 5.0, 3: -1.0}, "30 lies outside the line's range"
+    assert costs.gain_at_equal_size(points.iloc[[0, 1, 4]], "a", "b", "params").empty

@@ -40,7 +40,8 @@ def test_methods_of_one_table_differ():
 @pytest.mark.parametrize("together", [
     ["cluster-learngene", "pretraining-finetuning", "from-scratch"],
     ["cluster-learngene", "front 10 layers", "last 10 layers"],
-    ["the paper's rule", "first heads, refitted with values", "from-scratch"]])
+    ["the paper's rule", "first heads, refitted with values", "from-scratch"],
+    ["budget, params", "budget, flops", "first layers"]])
 def test_methods_of_one_figure_differ_in_lightness_marker_and_dash(together):
     styles = [method_style(name) for name in together]
     for a, b in combinations(styles, 2):
