@@ -11,9 +11,10 @@ from .vit import vit_extra
 
 
 def run_cost(record) -> dict:
-    """Return what one run cost: epochs, optimiser steps, core-seconds of training, seconds of condensing and building.
+    """Return what one run cost: epochs, steps and seconds.
 
-    On a GPU the core-seconds are seconds of the device.
+    steps: optimiser steps; core_seconds: of training, seconds of the device on a GPU;
+    condense_seconds and expand_seconds: of making the learngene, and of building the descendant.
     """
     train, meta, info = record["train_info"], record["meta_info"], record["run_info"]
     cores = info.get("threads", 1) * info.get("processes", 1) if info["device"] == "cpu" else 1
@@ -36,7 +37,7 @@ def break_even(
     each: float,  # paid for each model that starts from it
     other: float,  # paid for each model without it, in the same unit
 ) -> int | None:
-    "Return the fewest models for which once + n * each <= n * other; None when there is no such number."
+    "Return the fewest models n with once + n * each <= n * other; None if there is no such n."
     saved = other - each
     return max(1, math.ceil(once / saved - 1e-9)) if saved > 0 else None
 
@@ -48,8 +49,9 @@ def cost_of_equal_accuracy(
     reference="from-scratch",  # the method whose last accuracy is to be reached
     starts=("pretraining-finetuning", "cluster-learngene"),  # the methods that start from the ancestry
 ) -> pd.DataFrame:
-    """Compare costs at the validation accuracy that the reference ends with: one row for each dataset and start.
+    """Compare costs at the validation accuracy that the reference ends with.
 
+    One row for each dataset and start, with these columns:
     target, end: the accuracy compared at, and the one that the start itself ends with.
     epochs, reference_epochs: the first at which the mean over seeds reaches the target (NaN: never).
     once, each, reference_each: core-seconds of ancestry and condensing, of one model, of one model of the reference.

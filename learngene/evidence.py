@@ -1,5 +1,7 @@
-"""What is on record: the runs of a sweep when all of them are there, in a profile or in others."""
-from .tables import Results, differences, judge, to_frame, verdict
+"""What is on record: the runs of a sweep when all of them are there, and the effects that they show."""
+import pandas as pd
+
+from .tables import Results, compare, differences, judge, to_frame, verdict
 
 
 def stores_of(
@@ -16,7 +18,10 @@ def runs_on_record(
     results: Results,  # of a profile
     sweep: str,  # name of a recipe file in the profile
 ) -> tuple:  # (cells, records), two empty lists when a run is missing
-    "Return a sweep's cells and records if every run has one. Nothing is run; a profile without the sweep has none."
+    """Return a sweep's cells and records if every run has one.
+
+    Nothing is run; a profile without the sweep has none.
+    """
     try:
         cells, records, n = results.find(sweep)
     except FileNotFoundError:
@@ -43,9 +48,9 @@ def mean_effect(
     method: str,  # as the sweep labels it
     others: list,  # methods that it is compared with
 ) -> dict | None:  # as from `tables.judge`, and `profile`; its verdict is better, worse or no clear difference
-    """Return the mean paired difference in test accuracy of a method minus others, over all columns of a sweep.
+    """Return the mean paired difference in test accuracy between a method and others.
 
-    From the first profile that has all runs on record; None where there is none.
+    Over all columns of a sweep, from the first profile that has all runs on record; None where there is none.
     """
     profile, cells, records = first_on_record(stores, sweep, [method, *others])
     if profile is None:
@@ -63,6 +68,36 @@ def describe_effect(
     "Say an effect in words, with its interval and where it was measured."
     if effect is None:
         return "not measured: no profile has all runs on record"
-    numbers = f"{effect['difference']:+.1f} points [{effect['low']:+.1f}, {effect['high']:+.1f}]"
+    difference, *interval = short_effect(effect).split(" ", 1)
+    numbers = " ".join([difference, "points", *interval])
     counts = f"{effect['n']} seeds, {effect['comparisons']} comparison{'s' * (effect['comparisons'] > 1)}"
     return f"{effect['verdict']}, {numbers} ({effect['profile']}: {counts})"
+
+
+def short_effect(
+    effect,  # difference, low and high, in points
+) -> str:
+    "Write an effect and its interval; without one where every seed has the same difference."
+    interval = f" [{effect['low']:+.1f}, {effect['high']:+.1f}]" if effect["high"] > effect["low"] else ""
+    return f"{effect['difference']:+.1f}{interval}"
+
+
+def compare_pairs(
+    frames: dict,  # when -> frame with method, seed and accuracy
+    pairs: list,  # (group, label, method, the method it is compared with)
+) -> pd.DataFrame:  # one row for each frame and pair: when, group, label, and what `tables.compare` gives
+    "Compare many pairs of methods, seed by seed, at several moments."
+    return pd.DataFrame([dict(when=when, group=group, label=label) | compare(frame, method, other)
+                         for when, frame in frames.items() for group, label, method, other in pairs])
+
+
+def describe_pairs(
+    effects: pd.DataFrame,  # from `compare_pairs`
+    group,  # which of its groups
+) -> str:  # one line for each label
+    "Say the effects of one group at every moment."
+    lines = []
+    for label, rows in effects[effects.group == group].groupby("label", sort=False):
+        moments = [f"{short_effect(row)} {row['when']}" for row in rows.to_dict("records")]
+        lines.append(f"{label}: {', '.join(moments)}")
+    return "\n".join(lines)

@@ -1,7 +1,10 @@
 """What is on record: all runs of a sweep or none, in a profile or in the first that has them."""
+import pandas as pd
 import pytest
 
-from learngene.evidence import describe_effect, first_on_record, mean_effect, runs_on_record, stores_of
+from learngene.evidence import (
+    compare_pairs, describe_effect, describe_pairs, first_on_record, mean_effect, runs_on_record, short_effect,
+    stores_of)
 from learngene.tables import Results, against, to_frame
 
 
@@ -38,3 +41,15 @@ def test_describe_effect():
     effect["verdict"] = "no clear difference"
     assert describe_effect(effect) == "no clear difference, +1.2 points [-0.5, +3.0] (digits: 5 seeds, 1 comparison)"
     assert describe_effect(None).startswith("not measured")
+    assert describe_effect(effect | dict(low=1.25, high=1.25)).startswith("no clear difference, +1.2 points (digits")
+
+
+def test_pairs_are_compared_at_every_moment():
+    late = pd.DataFrame(dict(method=["a", "a", "b", "b"], seed=[0, 1, 0, 1], accuracy=[0.5, 0.6, 0.4, 0.4]))
+    early = late.assign(accuracy=[0.5, 0.5, 0.4, 0.4])
+    pairs = [(1, "a minus b", "a", "b"), ("all", "b minus a", "b", "a")]
+    effects = compare_pairs({"early": early, "late": late}, pairs)
+    assert list(effects.when) == ["early", "early", "late", "late"] and list(effects.group) == [1, "all", 1, "all"]
+    assert effects.difference.tolist() == pytest.approx([10, -10, 15, -15])
+    assert short_effect(effects.iloc[0]) == "+10.0", "the same difference at every seed has no interval"
+    assert describe_pairs(effects, 1) == f"a minus b: +10.0 early, {short_effect(effects.iloc[2])} late"
