@@ -1,14 +1,10 @@
 """What every caption says of its runs: how long they trained, and how alike their ancestry's heads are."""
 from functools import cache
 
-import torch
-
 from .ancestry import load_ancestry, shipped
-from .density import patch_distances
+from .head_distances import DEIT_B_PATCHES, against_uniform, uniform_distance, uniform_distance_of
 from .paper import has_numbers, published_distances, published_value
 from .running import known_distances
-
-DEIT_B_PATCHES = ((14, 14), (16, 16), 1)  # grid, pixels a patch, class token
 
 
 def steps_of(
@@ -47,35 +43,12 @@ def _range(values):
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def uniform_distance(
-    grid_size,  # patches, (rows, columns)
-    patch_size,  # pixels, (height, width)
-    prefix_tokens=0,  # tokens that are no patches, as the class token
-) -> float:  # pixels
-    """Compute the mean attention distance of a head that attends to all tokens alike (eq. 4).
-
-    What it gives to tokens that are no patches goes nowhere: with N patches it is N / (N + prefix) of the mean distance."""
-    T = patch_distances(grid_size, patch_size)
-    return float(T.sum() / len(T) / (len(T) + prefix_tokens))
-
-
-def against_uniform(
-    distances,  # (L, H) pixels
-    uniform: float,  # pixels, from `uniform_distance`
-) -> tuple:  # (mean distance as a share of the uniform one, greatest deviation of a head from it as a share)
-    "Measure how near an ancestry's heads are to attending to all tokens alike."
-    share = torch.as_tensor(distances) / uniform
-    return float(share.mean()), float((share - 1).abs().max())
-
-
 @cache
 def head_spread(
     ancestry: str,  # a name of `shipped()`
 ) -> tuple:  # as `against_uniform`
     "Measure an ancestry by the distances that come with it. FileNotFoundError when none do."
-    model, known = load_ancestry(ancestry), known_distances(ancestry)
-    uniform = uniform_distance(model.patch_embed.grid_size, model.patch_embed.patch_size, model.num_prefix_tokens)
-    return against_uniform(known["distances"], uniform)
+    return against_uniform(known_distances(ancestry)["distances"], uniform_distance_of(load_ancestry(ancestry)))
 
 
 def _known_ancestries(records):
@@ -117,7 +90,7 @@ def caveats(
     alike = heads and max(head_spread(name)[1] for name in _known_ancestries(records)) < 0.5
     return [*filter(None, [
         budget and f"Short training. {budget} A start shows most early, so that effects here may be larger than the paper's.",
-        heads and f"Heads that are much alike. {heads}" + " Clustering them has little to find." * alike])]
+        heads and f"Heads at nearly the same distance. {heads} Clustering by distance has little to find." if alike else heads])]
 
 
 def describe_data(

@@ -183,3 +183,46 @@ def draw_means(
         ax.set(xticks=range(len(order)), xticklabels=order)
     ax.set_ylabel("test accuracy (%)")
     return clean_axes(ax)
+
+
+def draw_maps(
+    rows,  # (title, attention maps (heads, N, N), what to call each map or ()) of each row of pictures
+    columns=8,  # pictures in a row
+):  # the figure
+    "Draw attention maps as the fourth root of the attention's share of its greatest, one row of heads after the other."
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(len(rows), columns, figsize=(1.1 * columns, 1.25 * len(rows)), layout="constrained")
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for row, (title, maps, names) in zip(axes, rows):
+        for ax, attention in zip(row, maps.float()):
+            ax.imshow((attention / attention.max()) ** 0.25, cmap="viridis", vmin=0, vmax=1)
+        for ax, name in zip(row[:len(maps)], names):
+            ax.set_title(name, fontsize=7, pad=2)
+        row[0].text(-0.08, 0.5, title, rotation=90, fontsize=7, ha="right", va="center", multialignment="center",
+                    transform=row[0].transAxes)
+    return fig
+
+
+def draw_distances(
+    distances: dict,  # name -> (side of the image in pixels, (L, H) pixels)
+    uniform: dict,  # name -> pixels, of a head that attends to all tokens alike
+):  # the figure
+    "Draw how far every head looks by layer, a panel for each ancestry; axes end at half the image's diagonal."
+    import matplotlib.pyplot as plt
+
+    rows = -(-len(distances) // 2)
+    fig, axes = plt.subplots(rows, 2, figsize=(8, 2.9 * rows), layout="constrained", squeeze=False)
+    for ax in axes.flat[len(distances):]:
+        ax.set_axis_off()
+    for ax, (name, (side, d)) in zip(axes.flat, distances.items()):
+        layers = range(1, len(d) + 1)
+        ax.plot(layers, d, "o", ms=4, color="#5b9bd5", alpha=0.6)
+        ax.plot(layers, d.mean(1), color="#111111", lw=1.2, label="mean of the layer")
+        ax.axhline(uniform[name], ls="--", lw=1, color="0.4", label="attention to all tokens alike")
+        ax.set(ylim=(0, side * 2**0.5 / 2), xticks=layers, xlabel="layer (from 1)", ylabel="distance (px)")
+        ax.set_title(f"{name}, {side} px", fontsize=9)
+        clean_axes(ax).tick_params(labelsize=7)
+    axes[0, 0].legend(frameon=False, fontsize=7)
+    return fig

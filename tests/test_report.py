@@ -181,7 +181,7 @@ def test_it_opens_with_the_answer(results):
     summary = text[:text.index("Table 2: ways to start")]
     for said in ("Cluster-Learngene: Inheriting Adaptive Clusters", "digits (up to 100 training and 10 test images)",
                  "vit_nano_p2_8.digits (12 layers of 8 heads)", "a beats b holds +1.00 [+0.50, +1.50]", "1 made here, 0 replayed",
-                 "Short training. A run here takes 2 optimiser steps", "Clustering them has little to find"):
+                 "Short training. A run here takes 2 optimiser steps", "Clustering by distance has little to find"):
         assert said in summary, said
 
 

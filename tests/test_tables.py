@@ -213,6 +213,22 @@ def test_fresh_ignores_the_committed_records(tmp_path):
         assert (results.ledger.find(record(1)["run_info"]["key"]) is None) is fresh
 
 
+# --- shorter trainings
+
+def long_run(seed=0, epochs=4, **changes):
+    run = record(seed, epochs=epochs, key=f"{epochs:06x}{seed:06x}")
+    run["meta_info"] |= dict(data_fingerprint="d", ancestry="a") | changes
+    run["meta_info"]["recipe"]["train"] = dict(epochs=epochs, warmup_epochs=epochs // 4, batch_size=40)
+    return run
+
+
+def test_shorter_runs_are_the_same_but_for_their_length(results):
+    shown, shorter, other = long_run(), long_run(epochs=2), long_run(epochs=1, ancestry="b")
+    for run in (shown, shorter, other, long_run(1, epochs=3, data_fingerprint="e"), long_run(epochs=0), long_run(epochs=8)):
+        results.ledger.add(run)
+    assert [run["run_info"]["key"] for run in results.shorter_runs(shown)] == [shorter["run_info"]["key"]]
+
+
 # --- several comparisons, and verdicts
 
 
