@@ -4,7 +4,7 @@ from functools import cache
 from .ancestry import load_ancestry, shipped
 from .head_distances import DEIT_B_PATCHES, against_uniform, uniform_distance, uniform_distance_of
 from .paper import has_numbers, published_distances, published_value
-from .running import known_distances
+from .distances import known_distances
 
 
 def steps_of(

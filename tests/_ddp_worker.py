@@ -1,4 +1,8 @@
-"""Small things to train in seconds, and one process of a distributed run: `python -m torch.distributed.run ... _ddp_worker.py JOB FOLDER`."""
+"""Small models and recipes that train in seconds; and, as a script, one process of a distributed run.
+
+Usage: `python -m torch.distributed.run ... _ddp_worker.py FOLDER`
+"""
+
 import json
 import os
 import sys
@@ -34,53 +38,62 @@ def saved_vit(folder, **change):
 
 def recipe(ancestry=None, **change):
     "A recipe on 150 digits, 4 steps an epoch: no augmentation unless asked for. `change` goes into the parts."
-    d = dict(name="tiny", method=dict(name="pretraining-finetuning"), data=dict(fraction=0.12), augment=PLAIN,
-             train=dict(epochs=2, batch_size=32, lr=1e-3, lr_batch=None, warmup_epochs=1))
+    settings = dict(
+        name="tiny",
+        method=dict(name="pretraining-finetuning"),
+        data=dict(fraction=0.12),
+        augment=PLAIN,
+        train=dict(epochs=2, batch_size=32, lr=1e-3, lr_batch=None, warmup_epochs=1),
+    )
     if ancestry:
-        d["ancestry"] = str(ancestry)
+        settings["ancestry"] = str(ancestry)
     else:
-        d |= dict(model=dict(VIT), method=dict(name="from-scratch"))
+        settings |= dict(model=dict(VIT), method=dict(name="from-scratch"))
     for part, value in change.items():
-        d[part] = d.get(part, {}) | value if isinstance(value, dict) and part in ("data", "augment", "train", "shape") else value
-    return Recipe.from_dict(d)
+        merged = isinstance(value, dict) and part in ("data", "augment", "train", "shape")
+        settings[part] = settings.get(part, {}) | value if merged else value
+    return Recipe.from_dict(settings)
 
 
-def distributed_fit(folder, engine="auto", **change):
-    "Fit the recipe with what processes there are; what this process saw."
+def distributed_fit(engine="auto", **change):
+    "Train by all processes; (what this process reports, its model)."
     from learngene.train import fit
 
     r = recipe(**change)
     data = lg.load_data(r.data, r.augment)
     model = vit()
-    done = fit(model, data, r, on_epoch=False, engine=engine)
-    return dict(weights=fingerprint(model), history=done.history, processes=done.processes, images=done.images), model
+    result = fit(model, data, r, on_epoch=False, engine=engine)
+    report = dict(history=result.history, processes=result.processes, images=result.images)
+    return report | dict(weights=fingerprint(model)), model
 
 
-def cut_off_fit(folder):
+def interrupted_fit(folder):
     "The rich job, stopped by the clock after its first epoch, and by an error within its second."
     from learngene import train as T
     from learngene.checkpoints import CheckpointPolicy, Paused
 
-    r, step, seen = recipe(**JOBS["rich"]), T.train_step, []
+    r, step, steps, messages = recipe(**JOBS["rich"]), T.train_step, [], []
     data = lg.load_data(r.data, r.augment)
     try:
         T.fit(vit(), data, r, folder, on_epoch=False, policy=CheckpointPolicy(until=0.0))
     except Paused as e:
-        seen.append(str(e))
+        messages.append(str(e))
 
-    def third(*rest):
-        seen.append("step")
-        if seen.count("step") == 3:
+    def interrupt_third(*args):
+        steps.append(1)
+        if len(steps) == 3:
             raise KeyboardInterrupt
-        return step(*rest)
+        return step(*args)
+
     try:
-        T.train_step = third
+        T.train_step = interrupt_third
         T.fit(vit(1), data, r, folder, on_epoch=False, policy=CheckpointPolicy(steps=1))
     except KeyboardInterrupt:
         T.train_step = step
     model = vit(2)
-    done = T.fit(model, data, r, folder, on_epoch=False)
-    return dict(weights=fingerprint(model), history=done.history, resumed_at=done.resumed_at, paused=seen[0])
+    result = T.fit(model, data, r, folder, on_epoch=False)
+    report = dict(history=result.history, resumed_at=result.resumed_at, paused=messages[0])
+    return report | dict(weights=fingerprint(model))
 
 
 JOBS = {
@@ -99,37 +112,45 @@ def main(folder):
     from learngene.train import evaluate
 
     torch.set_num_threads(1)
-    rank, found = int(os.environ["RANK"]), {}
+    rank, report = int(os.environ["RANK"]), {}
     for job, change in JOBS.items():
-        found[job], model = distributed_fit(folder, **change)
+        report[job], model = distributed_fit(**change)
         save_file(model.state_dict(), folder / f"{job}-{rank}.safetensors")
 
-    found["resumed"] = cut_off_fit(folder / "checkpoints")
+    report["resumed"] = interrupted_fit(folder / "checkpoints")
     accelerator = Accelerator(cpu=True)
     r = recipe()
     data = lg.load_data(r.data)
     odd = torch.utils.data.Subset(data.test, range(101))  # cannot be split evenly
-    found["evaluate"] = evaluate(vit(), odd, batch_size=16, accelerator=accelerator)
-    found["evaluate_one"] = evaluate(vit(), torch.utils.data.Subset(data.test, range(1)), accelerator=accelerator)
+    report["evaluate"] = evaluate(vit(), odd, batch_size=16, accelerator=accelerator)
+    report["evaluate_one"] = evaluate(vit(), torch.utils.data.Subset(data.test, range(1)), accelerator=accelerator)
 
     if rank == 0:
         saved_vit(folder / "vit")
     accelerator.wait_for_everyone()
     record = lg.run(recipe(folder / "vit", name="single"), lg.Ledger(folder / "single"), on_epoch=False)
-    found["single"] = dict(weights=record["meta_info"]["weights"], processes=record["run_info"]["processes"], test=record["train_info"]["test_accuracy"])
+    report["single"] = dict(
+        weights=record["meta_info"]["weights"],
+        processes=record["run_info"]["processes"],
+        test=record["train_info"]["test_accuracy"],
+    )
     accelerator.wait_for_everyone()
 
-    book = lg.Ledger(folder / "ledger")
+    ledger = lg.Ledger(folder / "ledger")
     ancestry = folder / "ancestry.yaml"
     if rank == 0:
         recipe(name="teacher", train=dict(epochs=1)).save(ancestry)
     accelerator.wait_for_everyone()
     try:
-        record = lg.run(recipe(ancestry, name="child"), book, on_epoch=False)
-        found["run"] = dict(weights=record["meta_info"]["weights"], ancestry=record["meta_info"]["ancestry"], processes=record["run_info"]["processes"])
+        record = lg.run(recipe(ancestry, name="child"), ledger, on_epoch=False)
+        report["run"] = dict(
+            weights=record["meta_info"]["weights"],
+            ancestry=record["meta_info"]["ancestry"],
+            processes=record["run_info"]["processes"],
+        )
     except Exception as e:
-        found["run"] = dict(error=f"{type(e).__name__}: {e}")
-    (folder / f"found-{rank}.json").write_text(json.dumps(found))
+        report["run"] = dict(error=f"{type(e).__name__}: {e}")
+    (folder / f"report-{rank}.json").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

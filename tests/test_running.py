@@ -1,4 +1,5 @@
-"Runs: one record each, the same again, side by side or one by one, and after being killed."
+"Runs: one record each, repeatable, side by side or one by one, resumed, and from trained ancestries."
+
 import dataclasses
 import json
 import os
@@ -17,7 +18,6 @@ import pytest
 import torch
 from _ddp_worker import RICH, recipe, saved_vit, vit
 
-from learngene import parallel as P
 from learngene import running as R
 from learngene.ledger import Ledger, read_record
 from learngene.matching import warn_of_normalisation
@@ -27,13 +27,15 @@ from learngene.vit import count_params, fingerprint, load_vit, save_vit, vit_ext
 
 ROOT = Path(__file__).parents[1]
 HERE = Path(__file__).parent
+CLEAN = dict(source="checkout", version=lg.__version__, commit="c0ffee", clean=True)
+MODIFIED = CLEAN | dict(clean=False)
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch, one_thread):
     "A cache of its own, one thread, and a tree that counts as clean: others may be editing this one."
     monkeypatch.setenv("LEARNGENE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(R, "code_version", lambda: dict(source="checkout", version=lg.__version__, commit="c0ffee", clean=True))
+    monkeypatch.setattr(R, "code_version", lambda: dict(CLEAN))
     return tmp_path / "home"
 
 
@@ -51,7 +53,7 @@ def files(folder):
 
 
 def lasting(record):
-    "What does not depend on the machine's mood: all but times and memory."
+    "A record without times and memory, which differ from run to run."
     record = json.loads(json.dumps(record))
     for name in ("finished", "resumed_at"):
         record["run_info"].pop(name)
@@ -67,6 +69,7 @@ LEARNGENE = dict(name="cluster-learngene", images=40, options=dict(eps=0.3))
 
 # --- the record
 
+
 def test_a_record_has_everything(tmp_path, ancestry):
     r = recipe(ancestry, method=LEARNGENE, shape=dict(depth=2, heads=3), seed=5)
     began = time.time()
@@ -76,15 +79,16 @@ def test_a_record_has_everything(tmp_path, ancestry):
     assert json.loads(path.read_text()) == record == read_record(path)
     info, train, meta = record["run_info"], record["train_info"], record["meta_info"]
     assert (info["name"], info["seed"], info["key"]) == ("tiny", 5, r.key) and path.name == f"tiny-s5-{r.key}.json"
-    assert info["code"] == dict(source="checkout", version=lg.__version__, commit="c0ffee", clean=True)
-    assert info["versions"]["torch"] in (torch.__version__, torch.__version__.split("+")[0])  # some builds' metadata leave the suffix out
-    assert info["device"] == (torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu") and info["processes"] == 1
+    assert info["code"] == CLEAN and info["processes"] == 1
+    assert info["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]  # metadata may lack the suffix
+    assert info["device"] == (torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu")
     assert info["finished"].endswith("+00:00")
 
     data, model = lg.load_data(r.data), load_vit(tmp_path / "model")
     assert meta["recipe"] == r.to_dict() and Recipe.from_dict(meta["recipe"]) == r
-    assert meta["data"] == "digits" and meta["data_fingerprint"] == data.fingerprint and meta["data_sizes"] == data.sizes
-    assert meta["ancestry"] == fingerprint(load_vit(ancestry)) and meta["weights"] == fingerprint(model) and meta["condense_images"] == 40
+    assert meta["data"] == "digits" and meta["data_sizes"] == data.sizes
+    assert meta["data_fingerprint"] == data.fingerprint and meta["condense_images"] == 40
+    assert meta["ancestry"] == fingerprint(load_vit(ancestry)) and meta["weights"] == fingerprint(model)
     assert meta["params"] == count_params(model) == sum(p.numel() for p in model.parameters())
     method = lg.methods.get("cluster-learngene", eps=0.3)
     payload = method.condense(load_vit(ancestry), R.calibration_subset(r, data))
@@ -94,51 +98,66 @@ def test_a_record_has_everything(tmp_path, ancestry):
     assert meta["flops"] == 2 * 4 * 16 * d + 2 * block + 2 * d * 10
 
     steps = len(data.train) // 32
-    assert [e["epoch"] for e in train["history"]] == [0, 1, 2] and all({"lr", "train_loss", "val_accuracy", "val_loss"} <= e.keys() for e in train["history"])
-    assert 0 < train["seconds"] < elapsed and train["images_per_second"] == pytest.approx(2 * steps * 32 / train["seconds"], rel=0.2) and 10 < train["peak_memory_mb"] < 1e5
-    found = evaluate(model, data.test)
-    assert train["test_accuracy"] == found["accuracy"] and train["test_loss"] == pytest.approx(found["loss"], abs=1e-12)
+    assert [entry["epoch"] for entry in train["history"]] == [0, 1, 2]
+    assert all({"lr", "train_loss", "val_accuracy", "val_loss"} <= entry.keys() for entry in train["history"])
+    assert 0 < train["seconds"] < elapsed and 10 < train["peak_memory_mb"] < 1e5
+    assert train["images_per_second"] == pytest.approx(2 * steps * 32 / train["seconds"], rel=0.2)
+    test = evaluate(model, data.test)
+    assert train["test_accuracy"] == test["accuracy"] and train["test_loss"] == pytest.approx(test["loss"], abs=1e-12)
     assert vit_extra(tmp_path / "model")["record"] == record
     assert not list((tmp_path / "home").rglob("*.pt")), "checkpoints are removed at the end"
 
 
-def test_the_test_images_are_the_official_ones_and_never_seen_before_the_end(tmp_path, ancestry, monkeypatch):
-    seen = []
-    monkeypatch.setattr(R, "evaluate", lambda model, data, **kw: seen.append(data.index.tolist()) or dict(accuracy=0.0, loss=0.0))
+def test_the_official_test_images_are_used_once_at_the_end(tmp_path, ancestry, monkeypatch):
+    judged_on = []
+
+    def evaluate(model, images, **options):
+        judged_on.append(images.index.tolist())
+        return dict(accuracy=0.0, loss=0.0)
+
+    monkeypatch.setattr(R, "evaluate", evaluate)
     run(recipe(ancestry), Ledger(tmp_path / "ledger"))
     data = lg.load_data(recipe().data)
-    assert seen == [data.test.index.tolist()]
+    assert judged_on == [data.test.index.tolist()]
     shown = R.calibration_subset(recipe(), data)
     assert {shown.dataset.index[i] for i in shown.indices} <= set(data.train.index.tolist())
 
 
-def test_what_condense_is_shown(ancestry):
-    "So many training images, drawn from all of them, as evaluation sees them."
+def test_calibration_images(ancestry):
+    "As many training images as stated, drawn from all of them, without augmentation."
     r = recipe(ancestry, method=LEARNGENE, augment=RICH)
     data = lg.load_data(r.data, r.augment)
     shown = R.calibration_subset(r, data)
     assert shown.dataset is data.train_plain and len(set(shown.indices)) == 40 and max(shown.indices) > 80
-    assert shown.indices == R.calibration_subset(dataclasses.replace(r, seed=1), data).indices != R.calibration_subset(recipe(ancestry, method=LEARNGENE, data=dict(split_seed=1)), data).indices
+    other_split = recipe(ancestry, method=LEARNGENE, data=dict(split_seed=1))
+    assert shown.indices == R.calibration_subset(dataclasses.replace(r, seed=1), data).indices
+    assert shown.indices != R.calibration_subset(other_split, data).indices
 
 
-@pytest.mark.parametrize("method", [dict(name="from-scratch"), dict(name="pretraining-finetuning", options=dict(heads="random"))], ids=lambda m: m["name"])
+@pytest.mark.parametrize(
+    "method",
+    [dict(name="from-scratch"), dict(name="pretraining-finetuning", options=dict(heads="random"))],
+    ids=lambda m: m["name"],
+)
 def test_the_start_depends_on_the_seed_alone(ancestry, method):
-    data, models = lg.load_data(recipe().data), []
-    for seed, callers in ((0, 1), (0, 2), (1, 1)):
-        torch.manual_seed(callers)
-        models.append(R.start(recipe(ancestry, seed=seed, method=method, shape=dict(heads=1)), data)[0].state_dict())
-    a, again, other = models
+    states = []
+    for seed, callers_seed in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(callers_seed)
+        resolved = R.ResolvedRun(recipe(ancestry, seed=seed, method=method, shape=dict(heads=1)))
+        states.append(R.start_model(resolved)[0].state_dict())
+    a, again, other = states
     assert all(torch.equal(a[k], again[k]) for k in a)
     assert all(not torch.equal(a[k], other[k]) for k in ("head.weight", "blocks.0.attn.qkv.weight"))
 
 
 @pytest.mark.parametrize("method", [LEARNGENE, dict(name="from-scratch"), dict(name="pretraining-finetuning")])
 def test_a_record_can_be_made_again(tmp_path, ancestry, method):
-    first = run(recipe(ancestry, method=method, augment=RICH, train=dict(ema=0.9, drop_path=0.1)), Ledger(tmp_path / "a"))
+    rich = recipe(ancestry, method=method, augment=RICH, train=dict(ema=0.9, drop_path=0.1))
+    first = run(rich, Ledger(tmp_path / "a"))
     torch.manual_seed(99)
-    again = run(Recipe.from_dict(first["meta_info"]["recipe"]), Ledger(tmp_path / "b"))
-    assert lasting(again) == lasting(first)
-    other = run(dataclasses.replace(Recipe.from_dict(first["meta_info"]["recipe"]), seed=1), Ledger(tmp_path / "b"))
+    stated = Recipe.from_dict(first["meta_info"]["recipe"])
+    assert lasting(run(stated, Ledger(tmp_path / "b"))) == lasting(first)
+    other = run(dataclasses.replace(stated, seed=1), Ledger(tmp_path / "b"))
     assert other["meta_info"]["weights"] != first["meta_info"]["weights"]
 
 
@@ -167,7 +186,7 @@ def test_existing_records_are_read(tmp_path, ancestry, monkeypatch):
 
 
 def test_records_of_a_modified_tree_are_set_aside(tmp_path, ancestry, monkeypatch):
-    monkeypatch.setattr(R, "code_version", lambda: dict(source="checkout", version="0", commit="c0ffee", clean=False))
+    monkeypatch.setattr(R, "code_version", lambda: MODIFIED)
     ledger, r = Ledger(tmp_path / "ledger"), recipe(ancestry)
     run(r, ledger)
     assert files(tmp_path / "ledger") == [f"local/dirty/tiny-s0-{r.key}.json"] and ledger.find(r.key) is None
@@ -178,18 +197,24 @@ def test_a_recipe_by_path(tmp_path, ancestry):
     assert run(r.save(tmp_path / "r.yaml"), Ledger(tmp_path / "ledger"))["run_info"]["key"] == r.key
 
 
-def test_running_leaves_the_callers_randomness_alone(tmp_path, ancestry):
+def test_running_leaves_the_callers_rng_alone(tmp_path, ancestry):
     torch.manual_seed(3)
     before = torch.get_rng_state()
     run(recipe(ancestry, train=dict(epochs=1)), Ledger(tmp_path / "ledger"))
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("change, error", [
-    (dict(method=dict(name="cluster-lerngene")), "did you mean 'cluster-learngene'"), (dict(method=dict(name="cluster-learngene", options=dict(epz=1))), "did you mean 'eps'"),
-    (dict(data=dict(name="digit")), "did you mean 'digits'"), (dict(shape=dict(depth=9)), "depth is 9, wanted 1 to 3"), (dict(shape=dict(heads=0)), "heads is 0"),
-    (dict(method=LEARNGENE | dict(options=dict(eps=-1.0))), "eps"),
-])
+@pytest.mark.parametrize(
+    "change, error",
+    [
+        (dict(method=dict(name="cluster-lerngene")), "did you mean 'cluster-learngene'"),
+        (dict(method=dict(name="cluster-learngene", options=dict(epz=1))), "did you mean 'eps'"),
+        (dict(data=dict(name="digit")), "did you mean 'digits'"),
+        (dict(shape=dict(depth=9)), "depth is 9, wanted 1 to 3"),
+        (dict(shape=dict(heads=0)), "heads is 0"),
+        (dict(method=LEARNGENE | dict(options=dict(eps=-1.0))), "eps"),
+    ],
+)
 def test_failing_runs_leave_nothing(tmp_path, ancestry, change, error):
     with pytest.raises(ValueError, match=error):
         run(recipe(ancestry, **change), Ledger(tmp_path / "ledger"), save=tmp_path / "model")
@@ -210,7 +235,7 @@ def test_a_failed_save_writes_no_record(tmp_path, ancestry):
     assert not (tmp_path / "ledger").exists()
 
 
-# --- killed
+# --- interrupted
 
 KILLED = """
 import sys; sys.path.insert(0, {here!r})
@@ -223,11 +248,17 @@ lg.run({recipe!r}, Ledger({ledger!r}), on_epoch=lambda e: print(e["epoch"], flus
 """
 
 
-def test_a_killed_run_goes_on(tmp_path, ancestry, home):
+def test_a_killed_run_resumes(tmp_path, ancestry, home):
     r = recipe(ancestry, method=LEARNGENE, augment=RICH, train=dict(epochs=16, ema=0.9, drop_path=0.2))
     file, ledger = r.save(tmp_path / "r.yaml"), tmp_path / "ledger"
     code = KILLED.format(here=str(HERE), code=R.code_version(), recipe=str(file), ledger=str(ledger))
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | dict(OMP_NUM_THREADS="1"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | dict(OMP_NUM_THREADS="1"),
+    )
     for line in process.stdout:
         if line.strip() == "4":
             process.send_signal(signal.SIGKILL)
@@ -236,14 +267,14 @@ def test_a_killed_run_goes_on(tmp_path, ancestry, home):
     process.stdout.close()
     assert process.returncode == -signal.SIGKILL and not ledger.exists()
     (checkpoints,) = (home / "checkpoints").iterdir()
-    heard = []
-    record = run(r, Ledger(ledger), on_epoch=heard.append)
-    assert record["run_info"]["resumed_at"] >= 3 and heard[0]["epoch"] == record["run_info"]["resumed_at"] + 1
+    entries = []
+    record = run(r, Ledger(ledger), on_epoch=entries.append)
+    assert record["run_info"]["resumed_at"] >= 3 and entries[0]["epoch"] == record["run_info"]["resumed_at"] + 1
     assert not checkpoints.exists()
     shutil.rmtree(home)
-    whole = run(r, Ledger(tmp_path / "whole"))
-    assert whole["run_info"]["resumed_at"] is None
-    assert lasting(record) == lasting(whole)
+    uninterrupted = run(r, Ledger(tmp_path / "uninterrupted"))
+    assert uninterrupted["run_info"]["resumed_at"] is None
+    assert lasting(record) == lasting(uninterrupted)
 
 
 def test_an_ancestry_in_timms_own_folder(tmp_path):
@@ -255,8 +286,11 @@ def test_an_ancestry_in_timms_own_folder(tmp_path):
     folder.mkdir()
     arguments = dict(img_size=16, embed_dim=24, depth=1, num_heads=2, in_chans=1, num_classes=10)
     save_file(timm.create_model("vit_tiny_patch16_224", **arguments).state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(dict(architecture="vit_tiny_patch16_224", num_classes=10, model_args=arguments, pretrained_cfg=dict(num_classes=10, input_size=[1, 16, 16], first_conv="patch_embed.proj", classifier="head"))))
-    r, ledger = recipe(folder, data=dict(fraction=0.12, image_size=16), train=dict(epochs=0)), Ledger(tmp_path / "ledger")
+    cfg = dict(num_classes=10, input_size=[1, 16, 16], first_conv="patch_embed.proj", classifier="head")
+    config = dict(architecture="vit_tiny_patch16_224", num_classes=10, model_args=arguments, pretrained_cfg=cfg)
+    (folder / "config.json").write_text(json.dumps(config))
+    r = recipe(folder, data=dict(fraction=0.12, image_size=16), train=dict(epochs=0))
+    ledger = Ledger(tmp_path / "ledger")
     assert run(r, ledger) == run(r, ledger)
 
 
@@ -264,6 +298,7 @@ def interrupt(r, ledger, epoch):
     def stop(entry):
         if entry["epoch"] == epoch:
             raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt):
         run(r, ledger, on_epoch=stop)
 
@@ -277,7 +312,7 @@ def test_checkpoints_of_other_data_are_not_used(tmp_path, ancestry, monkeypatch)
 
 
 def test_checkpoints_of_another_ancestry_are_not_used(tmp_path, ancestry):
-    "The folder that a recipe names has been written anew in the meantime."
+    "The folder that a recipe names has been written again in the meantime."
     r = recipe(ancestry, train=dict(epochs=3))
     interrupt(r, Ledger(tmp_path / "a"), 2)
     save_vit(vit(seed=1), ancestry)
@@ -287,10 +322,10 @@ def test_checkpoints_of_another_ancestry_are_not_used(tmp_path, ancestry):
 
 
 def test_checkpoints_of_other_code_are_not_used(tmp_path, ancestry, monkeypatch):
-    "Half of a run by modified code, half by the commit, is no run of the commit."
+    "A run that modified code began is not resumed as a run of the commit."
     r = recipe(ancestry, train=dict(epochs=3))
     with monkeypatch.context() as m:
-        m.setattr(R, "code_version", lambda: dict(source="checkout", version="0", commit="c0ffee", clean=False))
+        m.setattr(R, "code_version", lambda: MODIFIED)
         interrupt(r, Ledger(tmp_path / "a"), 2)
     record = run(r, Ledger(tmp_path / "a"))
     assert not (record["run_info"]["code"]["clean"] and record["run_info"]["resumed_at"])
@@ -298,68 +333,84 @@ def test_checkpoints_of_other_code_are_not_used(tmp_path, ancestry, monkeypatch)
 
 # --- many
 
+
 def test_side_by_side_gives_the_same_records(tmp_path, ancestry):
     "Two processes, started by a script without a main guard, as people write them; and one run after another."
-    recipes = [recipe(ancestry, seed=s, method=m, augment=RICH) for s, m in ((0, LEARNGENE), (1, LEARNGENE), (0, dict(name="from-scratch")))]
+    recipes = [
+        recipe(ancestry, seed=s, method=m, augment=RICH)
+        for s, m in ((0, LEARNGENE), (1, LEARNGENE), (0, dict(name="from-scratch")))
+    ]
     names = [str(r.save(tmp_path / f"{i}.yaml")) for i, r in enumerate([*recipes, recipes[0]])]
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(f"""
+    script.write_text(
+        textwrap.dedent(f"""
         import json
         import learngene as lg
-        said = []
-        records = lg.run_all([lg.Recipe.load(n) for n in {names!r}], lg.Ledger({str(tmp_path / "two")!r}), workers=2, log=said.append)
-        print(json.dumps([records, said]))
-    """))
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300, cwd=ROOT, env=os.environ | dict(OMP_NUM_THREADS="1"))
-    assert done.returncode == 0, done.stderr[-2000:]
-    together, said = json.loads(done.stdout)
+        recipes, lines = [lg.Recipe.load(n) for n in {names!r}], []
+        records = lg.run_all(recipes, lg.Ledger({str(tmp_path / "two")!r}), workers=2, log=lines.append)
+        print(json.dumps([records, lines]))
+    """)
+    )
+    process = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env=os.environ | dict(OMP_NUM_THREADS="1"),
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    together, lines = json.loads(process.stdout)
     alone = lg.run_all(recipes, Ledger(tmp_path / "one"), 1, log=lambda line: None)
     assert [r["run_info"]["key"] for r in alone] == [r.key for r in recipes]
     assert together[-1] == together[0] and len(list((tmp_path / "two").rglob("*.json"))) == 3
     strip = lambda r: [dict(lasting(r), run_info=None), r["run_info"]["key"]]  # the script's tree may be dirty
     assert [strip(r) for r in together[:-1]] == [strip(r) for r in alone]
-    assert "3 of 3 runs have no record yet" in said[0] and len(said) == 4 and "of test images" in said[1]
+    assert "3 of 3 runs have no record yet" in lines[0] and len(lines) == 4 and "of test images" in lines[1]
 
 
 def test_a_failing_run_does_not_stop_the_others(tmp_path, ancestry):
     good = [recipe(ancestry, seed=s, train=dict(epochs=1)) for s in (0, 1)]
     bad = [recipe(ancestry, name="bad", seed=s, shape=dict(depth=9)) for s in (0, 1)]
-    ledger, said = Ledger(tmp_path / "ledger"), []
+    ledger, lines = Ledger(tmp_path / "ledger"), []
     with pytest.raises(RuntimeError, match="runs failed, the first: bad: .*depth is 9"):
-        lg.run_all([bad[0], good[0], bad[1], good[1]], ledger, 1, log=lambda s, **k: said.append(s))
-    assert all(ledger.find(r.key) for r in good) and sum("failed, ValueError" in s for s in said) == 2
+        lg.run_all([bad[0], good[0], bad[1], good[1]], ledger, 1, log=lines.append)
+    assert all(ledger.find(r.key) for r in good) and sum("failed, ValueError" in line for line in lines) == 2
     assert len(files(tmp_path / "ledger")) == 2
 
 
-@pytest.mark.parametrize("method, says", [
-    (dict(name="cluster-lerngene"), "did you mean 'cluster-learngene'"),
-    (dict(name="cluster-learngene", options=dict(epz=1.0)), "did you mean 'eps'"),
-])
-def test_unknown_methods_and_options_are_refused_before_the_first_run(tmp_path, ancestry, method, says):
+@pytest.mark.parametrize(
+    "method, error",
+    [
+        (dict(name="cluster-lerngene"), "did you mean 'cluster-learngene'"),
+        (dict(name="cluster-learngene", options=dict(epz=1.0)), "did you mean 'eps'"),
+    ],
+)
+def test_unknown_methods_and_options_are_refused_before_the_first_run(tmp_path, ancestry, method, error):
     good, bad = recipe(ancestry, train=dict(epochs=1)), recipe(ancestry, name="bad", method=method)
-    with pytest.raises(ValueError, match=says):
-        lg.run_all([good, bad], Ledger(tmp_path / "ledger"), 1, log=lambda s, **k: None)
+    with pytest.raises(ValueError, match=error):
+        lg.run_all([good, bad], Ledger(tmp_path / "ledger"), 1, log=lambda line: None)
     assert not (tmp_path / "ledger").exists()
 
 
 def test_failures_are_counted_seed_by_seed(tmp_path, ancestry):
     bad = [recipe(ancestry, name="bad", seed=s, shape=dict(depth=9)) for s in (0, 1, 2)]
     with pytest.raises(RuntimeError, match="3 of 3 runs failed"):
-        lg.run_all(bad, Ledger(tmp_path / "ledger"), 1, log=lambda s, **k: None)
+        lg.run_all(bad, Ledger(tmp_path / "ledger"), 1, log=lambda line: None)
 
 
 def test_a_missing_ancestry_does_not_stop_the_others(tmp_path, ancestry):
     good, bad = recipe(ancestry, train=dict(epochs=1)), recipe(tmp_path / "absent", name="bad")
     ledger = Ledger(tmp_path / "ledger")
     with pytest.raises(RuntimeError, match="1 of 2 runs failed, the first: bad"):
-        lg.run_all([bad, good], ledger, 1, log=lambda s, **k: None)
+        lg.run_all([bad, good], ledger, 1, log=lambda line: None)
     assert ledger.find(good.key)
 
 
-def test_any_function_may_listen(tmp_path, ancestry):
-    said = []
-    lg.run_all([recipe(ancestry, train=dict(epochs=0))], Ledger(tmp_path / "ledger"), 1, log=said.append)
-    assert len(said) == 2
+def test_any_function_may_be_the_log(tmp_path, ancestry):
+    lines = []
+    lg.run_all([recipe(ancestry, train=dict(epochs=0))], Ledger(tmp_path / "ledger"), 1, log=lines.append)
+    assert len(lines) == 2
 
 
 def test_a_damaged_record_stops_before_anything_runs(tmp_path, ancestry):
@@ -368,10 +419,11 @@ def test_a_damaged_record_stops_before_anything_runs(tmp_path, ancestry):
     path.parent.mkdir(parents=True)
     path.write_text("{")
     with pytest.raises(ValueError, match="truncated or not JSON"):
-        lg.run_all([r], Ledger(tmp_path / "ledger"), 1, log=lambda s, **k: None)
+        lg.run_all([r], Ledger(tmp_path / "ledger"), 1, log=lambda line: None)
 
 
-# --- ancestries made by recipes
+# --- ancestries that runs train
+
 
 def teacher(**change):
     return recipe(name="teacher", **({"train": dict(epochs=1)} | change))
@@ -387,7 +439,22 @@ def test_an_ancestry_is_made_once_and_kept(tmp_path, home, monkeypatch):
         assert fingerprint(R.find_ancestry(str(file))) == fingerprint(first)
         teacher().save(file)
         assert fingerprint(R.find_ancestry(str(file))) == fingerprint(first)
-    assert fingerprint(run(teacher(), Ledger(tmp_path / "l"), save=tmp_path / "m") and load_vit(tmp_path / "m")) == fingerprint(first)
+    record = run(teacher(), Ledger(tmp_path / "l"), save=tmp_path / "m")
+    assert record["meta_info"]["weights"] == fingerprint(load_vit(tmp_path / "m")) == fingerprint(first)
+
+
+def test_ancestries_of_an_ancestry_are_trained_first(tmp_path, home):
+    "The oldest first, and only those that are missing."
+    oldest = teacher().save(tmp_path / "teacher.yaml")
+    middle = recipe(oldest, name="middle", train=dict(epochs=1)).save(tmp_path / "middle.yaml")
+    record = run(recipe(middle, name="youngest", train=dict(epochs=1)), Ledger(tmp_path / "ledger"))
+    configs = [next((home / "ancestries").glob(f"{name}-*/config.json")) for name in ("teacher", "middle")]
+    times = [config.stat().st_mtime_ns for config in configs]
+    assert times == sorted(times) and record["meta_info"]["ancestry_recipe"] == Recipe.load(middle).key
+    shutil.rmtree(next((home / "ancestries").glob("teacher-*")))
+    again = run(recipe(middle, name="youngest", train=dict(epochs=1)), Ledger(tmp_path / "again"))
+    assert not list((home / "ancestries").glob("teacher-*"))
+    assert again["meta_info"]["weights"] == record["meta_info"]["weights"]
 
 
 @pytest.mark.parametrize("change", ["seed", "recipe", "version", "data"])
@@ -420,11 +487,15 @@ def test_a_descendant_of_a_recipe(tmp_path, home):
     meta = run(child, ledger)["meta_info"]
     assert meta["ancestry"] == fingerprint(R.find_ancestry(str(file)))
     teacher(seed=1).save(file)
-    assert run(child, Ledger(tmp_path / "other"))["meta_info"]["ancestry"] == fingerprint(R.find_ancestry(str(file))) != meta["ancestry"]
+    assert (
+        run(child, Ledger(tmp_path / "other"))["meta_info"]["ancestry"]
+        == fingerprint(R.find_ancestry(str(file)))
+        != meta["ancestry"]
+    )
 
 
 def test_a_record_of_another_ancestry_is_not_this_runs(tmp_path, home):
-    "The recipe that the ancestry's name stands for has changed: the record on the store is another run's."
+    "The recipe that the ancestry's name stands for has changed since the record was made."
     file = teacher().save(tmp_path / "teacher.yaml")
     ledger, child = Ledger(tmp_path / "ledger"), recipe(file, train=dict(epochs=1))
     run(child, ledger)
@@ -434,10 +505,12 @@ def test_a_record_of_another_ancestry_is_not_this_runs(tmp_path, home):
 
 # --- other classes than the recipe's
 
+
 def test_a_classifier_of_other_classes(tmp_path):
-    "An ancestry of twelve classes would train on ten of them without a word."
+    "An ancestry of twelve classes would silently train on ten of them."
     twelve = saved_vit(tmp_path / "twelve", num_classes=12)
-    with pytest.raises(ValueError, match="with shape.classifier: ancestry, the number of classes is 12, but digits has 10 classes"):
+    message = "with shape.classifier: ancestry, the number of classes is 12, but digits has 10 classes"
+    with pytest.raises(ValueError, match=message):
         run(recipe(twelve, shape=dict(classifier="ancestry")), Ledger(tmp_path / "a"))
     assert run(recipe(twelve, train=dict(epochs=0)), Ledger(tmp_path / "a"))["meta_info"]["params"] > 0
     from _ddp_worker import VIT
@@ -457,6 +530,7 @@ def test_a_run_on_a_machine_with_little_memory(tmp_path, ancestry, monkeypatch):
         if micro_batch > 10:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return gradients(run, x, y, micro_batch)
+
     r = recipe(ancestry)
     monkeypatch.setattr(T, "accumulate_gradients", little)
     record = run(r, Ledger(tmp_path / "a"))
@@ -464,7 +538,7 @@ def test_a_run_on_a_machine_with_little_memory(tmp_path, ancestry, monkeypatch):
 
 
 def test_a_failed_run_keeps_nothing_in_memory(tmp_path, ancestry, monkeypatch):
-    "Its error is told later, and without the frames that hold its model and its images."
+    "Its error is kept without the frames that hold its model and its images."
     import gc
     import weakref
 
@@ -478,9 +552,13 @@ def test_a_failed_run_keeps_nothing_in_memory(tmp_path, ancestry, monkeypatch):
             raise KeyError("first")
         except KeyError:
             raise ValueError("too large") from None
+
     monkeypatch.setattr(R, "fit", fails)
     r = recipe(ancestry)
-    errors = [R._attempt(r, Ledger(tmp_path / "a")), queue.attempt(queue.Job("t", {}, r), Ledger(tmp_path / "a"), tmp_path / "home", 1e12, False)]
+    errors = [
+        R._attempt(R.ResolvedRun(r), Ledger(tmp_path / "a")),
+        queue.attempt(queue.Job("t", {}, r), Ledger(tmp_path / "a"), tmp_path / "home", 1e12, False),
+    ]
     gc.collect()
     assert [str(e) for e in errors] == ["too large"] * 2 and len(models) == 2 and all(m() is None for m in models)
 
@@ -489,11 +567,12 @@ def test_no_time_left_to_train(tmp_path, ancestry, home):
     from learngene.checkpoints import CheckpointPolicy, Paused
 
     with pytest.raises(Paused, match="before it began to train"):
-        run(recipe(ancestry), Ledger(tmp_path / "a"), home=tmp_path / "mine", policy=CheckpointPolicy(until=0.0))
-    assert not (tmp_path / "a").exists() and not (tmp_path / "mine").exists()
+        run(recipe(ancestry), Ledger(tmp_path / "a"), home=tmp_path / "other", policy=CheckpointPolicy(until=0.0))
+    assert not (tmp_path / "a").exists() and not (tmp_path / "other").exists()
 
 
 # --- replay
+
 
 def test_a_replay_trains_nothing(tmp_path, ancestry, monkeypatch):
     ledger, (one, two) = Ledger(tmp_path / "ledger"), (recipe(ancestry, seed=s, train=dict(epochs=1)) for s in (0, 1))
@@ -503,7 +582,11 @@ def test_a_replay_trains_nothing(tmp_path, ancestry, monkeypatch):
     assert R.run_all([one], ledger, 1) == [record] and run(one, ledger) == record
     with pytest.raises(R.NotRun, match="1 of 2 runs have records; missing: tiny, seed 1"):
         R.run_all([one, two], ledger, 1)
-    for refused in (lambda: run(two, ledger), lambda: run(one, ledger, again=True), lambda: R.find_ancestry("digits/ancestry", home=tmp_path / "h")):
+    for refused in (
+        lambda: run(two, ledger),
+        lambda: run(one, ledger, again=True),
+        lambda: R.find_ancestry("digits/ancestry", home=tmp_path / "h"),
+    ):
         with pytest.raises(R.NotRun, match="trains nothing"):
             refused()
     assert files(tmp_path) == before
@@ -511,148 +594,49 @@ def test_a_replay_trains_nothing(tmp_path, ancestry, monkeypatch):
     assert not R.replay() and len(R.run_all([one, two], ledger, 1, log=print)) == 2
 
 
-def test_payload_of(tmp_path, ancestry, monkeypatch):
-    r = recipe(ancestry, method=LEARNGENE)
-    payload, data = R.payload_of(r)
-    assert str(payload) == run(r, Ledger(tmp_path / "ledger"))["meta_info"]["payload"] and len(data.classes) == 10
-    absent = [recipe(ancestry, method=LEARNGENE, data=dict(name="parquet:nowhere")), dataclasses.replace(r, ancestry=str(tmp_path / "x" / "y"))]
-    for a in absent:
-        with pytest.raises(FileNotFoundError):
-            R.payload_of(a)
-    monkeypatch.setenv("LEARNGENE_REPLAY", "1")
-    assert [R.payload_of(a) for a in absent] == [(None, None)] * 2
-
-
-# --- looking at models
-
-def scores(model, images):
-    with torch.no_grad():
-        return dict(scores=model(images[:3]))
-
-
-def test_watch_reads_what_it_kept(tmp_path, ancestry, monkeypatch):
-    ledger, r = Ledger(tmp_path / "ledger"), recipe(ancestry, method=LEARNGENE, shape=dict(depth=2, heads=3))
-    first = run(r, ledger, save=tmp_path / "model")
-    record, seen = R.watch(r, ledger, scores)
-    assert record["meta_info"]["weights"] == first["meta_info"]["weights"] and sorted(seen) == ["ancestry.scores", "start.scores", "trained.scores"]
-    data = lg.load_data(r.data)
-    x = torch.stack([data.val[i][0] for i in range(len(data.val))])
-    for when, model in dict(ancestry=load_vit(ancestry), start=R.start(r, data)[0], trained=load_vit(tmp_path / "model")).items():
-        torch.testing.assert_close(scores(model.eval(), x)["scores"], seen[f"{when}.scores"])
-    monkeypatch.setenv("LEARNGENE_REPLAY", "1")
-    again, read = R.watch(r, ledger, lambda model, images: 1 / 0)
-    assert again == record and all(torch.equal(read[k], seen[k]) for k in seen) and read.keys() == seen.keys()
-
-
-def test_watch_does_not_take_what_is_of_other_weights(tmp_path, ancestry, monkeypatch):
-    ledger, r = Ledger(tmp_path / "ledger"), recipe(ancestry, train=dict(epochs=1))
-    record, _ = R.watch(r, ledger, scores)
-    (path,) = ledger.places(record)
-    record["meta_info"]["weights"] = "0" * 16
-    path.write_text(json.dumps(record))
-    monkeypatch.setenv("LEARNGENE_REPLAY", "1")
-    with pytest.raises(R.NotRun):
-        R.watch(r, ledger, scores)
-
-
-def test_distances_come_with_an_ancestry(tmp_path):
-    trained_by = run(recipe(train=dict(epochs=1), data=dict(val_fraction=0.3)), Ledger(tmp_path / "ledger"), save=tmp_path / "model")
-    with pytest.raises(FileNotFoundError, match="learngene distances"):
-        R.known_distances(tmp_path / "model")
-    found = R.measure_distances(tmp_path / "model", images=30)
-    assert found["weights"] == trained_by["meta_info"]["weights"] and found["data_fingerprint"] == trained_by["meta_info"]["data_fingerprint"] and (found["part"], found["images"]) == ("validation", 30)
-    (tmp_path / "model" / R.DISTANCES).write_text(json.dumps(found))
-    assert R.known_distances(tmp_path / "model") == found and len(found["distances"]) == len(load_vit(tmp_path / "model").blocks)
-    (tmp_path / "model" / R.DISTANCES).write_text(json.dumps(found | dict(weights="x")))
-    with pytest.raises(ValueError, match="other weights"):
-        R.known_distances(tmp_path / "model")
-
-
-def test_distances_of_a_model_without_a_record(ancestry):
-    with pytest.raises(ValueError, match="does not say which data"):
-        R.measure_distances(ancestry)
-
-
-# --- processes that die
-
-def number(job):
-    "Its number; the first time, or always, it kills its process."
-    flag, n, always = job
-    if flag and (always or not os.path.exists(flag)):
-        Path(flag).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return n
-
-
-def test_a_killed_process_does_not_end_the_others(tmp_path):
-    jobs = [("", 0, False), (str(tmp_path / "flag"), 1, False), ("", 2, False), ("", 3, False)]
-    with pytest.warns(UserWarning, match="was killed.* continue with 1 at a time"):
-        found = dict(P.each(jobs, number, 2))
-    assert found == {job: job[1] for job in jobs}
-
-
-def test_a_run_that_kills_its_process_alone_is_an_error(tmp_path):
-    jobs = [("", 0, False), (str(tmp_path / "flag"), 1, True)]
-    with pytest.warns(UserWarning, match="was killed"), pytest.raises(RuntimeError, match="killed with none beside it, 1 jobs are left; if memory ran out, set train.micro_batch"):
-        list(P.each(jobs, number, 2))
-
-
-class TwoWords(Exception):
-    def __init__(self, a, b):
-        super().__init__(f"{a} {b}")
-
-
-def test_an_error_that_cannot_travel_is_told_in_words():
-    told = P.without_frames(TwoWords("no", "luck"))
-    assert type(told) is RuntimeError and str(told) == "TwoWords: no luck"
-    assert type(P.without_frames(ValueError("x"))) is ValueError
-
-
 def test_a_method_of_the_callers_script_runs_in_its_own_process(tmp_path, ancestry, monkeypatch):
     from learngene.methods import core
 
-    mine = type("Mine", (core._methods["from-scratch"],), {"__module__": "__main__"})
-    monkeypatch.setitem(core._methods, "mine", mine)
-    seen = []
-    monkeypatch.setattr(R, "each", lambda jobs, do, workers: seen.append(workers) or ((j, do(j)) for j in jobs))
-    both = [recipe(ancestry=str(ancestry), method=dict(name="mine"), seed=s, train=dict(epochs=0)) for s in (0, 1)]
-    assert len(R.run_all(both, Ledger(tmp_path / "l"), 2, log=lambda line: None)) == 2 and seen == [1]
+    own = type("Own", (core._methods["from-scratch"],), {"__module__": "__main__"})
+    monkeypatch.setitem(core._methods, "own", own)
+    workers_used = []
 
+    def each(jobs, do, workers):
+        workers_used.append(workers)
+        return ((job, do(job)) for job in jobs)
 
-def test_one_run_at_a_time_in_a_group_of_processes(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert P.default_workers() == os.cpu_count() and P.default_workers(3) == 3
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert P.default_workers() == 1
+    monkeypatch.setattr(R, "each", each)
+    seeds = [recipe(ancestry=str(ancestry), method=dict(name="own"), seed=s, train=dict(epochs=0)) for s in (0, 1)]
+    assert len(R.run_all(seeds, Ledger(tmp_path / "l"), 2, log=lambda line: None)) == 2 and workers_used == [1]
 
 
 def test_a_model_that_timm_cannot_build(tmp_path):
-    odd = recipe(ancestry=None, shape={}, method=dict(name="from-scratch"), model=dict(img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=30, depth=1, num_heads=4))
+    odd = recipe(
+        ancestry=None,
+        shape={},
+        method=dict(name="from-scratch"),
+        model=dict(img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=30, depth=1, num_heads=4),
+    )
     with pytest.raises(ValueError, match="model: timm.s VisionTransformer refuses its arguments .dim should be divisible"):
         run(odd, Ledger(tmp_path / "l"))
 
 
-def test_watch_needs_validation_images(tmp_path, ancestry):
-    with pytest.raises(ValueError, match="no validation images to look at"):
-        R.watch(recipe(ancestry=str(ancestry), data=dict(val_fraction=0)), Ledger(tmp_path / "l"), None)
-
-
 def test_changed_images_make_another_run(tmp_path, ancestry, monkeypatch):
     first = lg.load_data(recipe().data, recipe().augment)
-    there = [first]
-    monkeypatch.setattr(R, "load_data", lambda spec, augment=None: there[0])
-    monkeypatch.setattr(R, "data_fingerprint", lambda spec: there[0].fingerprint)
+    present = [first]  # what a folder of images holds
+    monkeypatch.setattr(R, "load_data", lambda spec, augment=None: present[0])
+    monkeypatch.setattr(R, "data_fingerprint", lambda spec: present[0].fingerprint)
     r, ledger = recipe(ancestry, data=dict(name="folder:mine"), train=dict(epochs=0)), Ledger(tmp_path / "l")
     one = run(r, ledger)
     assert run(r, ledger) == one
-    there[0] = dataclasses.replace(first, fingerprint="0" * 16)
+    present[0] = dataclasses.replace(first, fingerprint="0" * 16)
     with pytest.warns(UserWarning, match="images of folder:mine are not those of the records"):
         two = run(r, ledger)
     assert two["meta_info"]["data_fingerprint"] == "0" * 16 and run(r, ledger) == two
 
-    there[0] = dataclasses.replace(first, fingerprint="1" * 16)
+    present[0] = dataclasses.replace(first, fingerprint="1" * 16)
     others, taken = [dataclasses.replace(r, seed=s) for s in (1, 2)], []
-    monkeypatch.setattr(R, "data_fingerprint", lambda spec: taken.append(spec) or there[0].fingerprint)
+    monkeypatch.setattr(R, "data_fingerprint", lambda spec: taken.append(spec) or present[0].fingerprint)
     with pytest.warns(UserWarning, match="images of folder:mine are not those of the records"):
         records = R.run_all([r, *others], ledger, workers=1)
     assert {x["meta_info"]["data_fingerprint"] for x in records} == {"1" * 16}
@@ -662,12 +646,13 @@ def test_changed_images_make_another_run(tmp_path, ancestry, monkeypatch):
 
     def gone(*_):
         raise FileNotFoundError
+
     monkeypatch.setattr(R, "load_data", gone)
     monkeypatch.setattr(R, "data_fingerprint", gone)
     assert run(r, ledger) == two
 
 
-def test_another_normalisation_than_the_ancestrys_is_told(tmp_path, ancestry, monkeypatch):
+def test_another_normalisation_than_the_ancestrys_warns(tmp_path, ancestry, monkeypatch):
     model, r, data = lg.load_ancestry(ancestry), recipe(ancestry), lg.load_data(recipe().data)
     model.pretrained_cfg = dict(mean=data.mean, std=data.std)
     with warnings.catch_warnings():
@@ -678,7 +663,7 @@ def test_another_normalisation_than_the_ancestrys_is_told(tmp_path, ancestry, mo
         warn_of_normalisation(model, r.ancestry, data)
 
 
-def test_a_folder_that_holds_other_things_is_refused_before_training(tmp_path, ancestry, monkeypatch):
+def test_a_folder_that_holds_other_files_is_refused_before_training(tmp_path, ancestry, monkeypatch):
     (tmp_path / "mine" / "other").mkdir(parents=True)
     monkeypatch.setattr(R, "fit", None)
     with pytest.raises(ValueError, match="holds other files"):

@@ -1,4 +1,5 @@
-"Training: the same recipe gives the same model, cut off or not, in one process or two."
+"Training: the same recipe gives the same model, interrupted or not, in one process or two."
+
 import copy
 import dataclasses
 import itertools
@@ -42,8 +43,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def on_a_processor():
-    "Loops written out here and two processes run on one; what is true of a GPU alone is tested beside the images on the device."
+def on_a_cpu():
+    "Plain loops and two processes run on a CPU; what a GPU alone does is tested in test_device."
     with pytest.MonkeyPatch.context() as m:
         if torch.cuda.is_available():
             m.setenv("ACCELERATE_USE_CPU", "1")
@@ -67,7 +68,9 @@ def close(a, b, atol):
 
 
 def without_key_bias(model):
-    """The state dict without the biases of keys. They do not change a softmax, so their gradient is rounding noise, which Adam makes as large as any other."""
+    """The state dict without the biases of keys.
+
+    They do not change a softmax: their gradient is rounding noise, which Adam makes as large as any other."""
     state = dict(model.state_dict() if isinstance(model, nn.Module) else model)
     for name in [n for n in state if n.endswith("qkv.bias")]:
         q, _, v = state[name].chunk(3)
@@ -88,6 +91,7 @@ def spy_on_steps(monkeypatch, see):
         loss = step(run, x, y)
         see(run.wrapped, run.optimizer, loss)
         return loss
+
     monkeypatch.setattr(T, "train_step", spied)
 
 
@@ -100,40 +104,51 @@ def shared_child(seed=0):
         return inherit(learngene, num_classes=10, ffn="transform")
 
 
-# --- against a loop written here
+# --- against a plain loop
+
 
 def test_weights_are_those_of_a_plain_loop():
     "Two epochs with label smoothing, weight decay, warm-up, cosine and clipping, all written out."
     r = recipe(train=dict(label_smoothing=0.2, clip_grad=0.7, weight_decay=0.3, lr=2e-3, lr_batch=16))
-    data, (model, done), mine = data_of(r), train(r), vit()
-    decayed = [p for n, p in mine.named_parameters() if p.ndim > 1 and n not in ("pos_embed", "cls_token")]
-    plain = [p for n, p in mine.named_parameters() if p.ndim <= 1 or n in ("pos_embed", "cls_token")]
-    optimizer = torch.optim.AdamW([dict(params=plain, weight_decay=0.0), dict(params=decayed, weight_decay=0.3)], lr=1.0)
-    peak, steps, losses, seen = 2e-3 * 32 / 16, len(data.train) // 32, [], []
-    mine.train()
+    data, (model, result), own = data_of(r), train(r), vit()
+    decayed = [p for n, p in own.named_parameters() if p.ndim > 1 and n not in ("pos_embed", "cls_token")]
+    plain = [p for n, p in own.named_parameters() if p.ndim <= 1 or n in ("pos_embed", "cls_token")]
+    optimizer = torch.optim.AdamW(
+        [dict(params=plain, weight_decay=0.0), dict(params=decayed, weight_decay=0.3)], lr=1.0
+    )
+    peak, steps, losses, rates = 2e-3 * 32 / 16, len(data.train) // 32, [], []
+    own.train()
     for epoch in (1, 2):
         batches = EpochBatches(len(data.train), 32, r.seed)
         batches.epoch = epoch
         for i, batch in enumerate(batches):
             t = (epoch - 1) * steps + i
-            lr = 1e-6 + t * (peak - 1e-6) / steps if t < steps else 1e-5 + 0.5 * (peak - 1e-5) * (1 + math.cos(math.pi * t / (2 * steps)))
+            lr = (
+                1e-6 + t * (peak - 1e-6) / steps
+                if t < steps
+                else 1e-5 + 0.5 * (peak - 1e-5) * (1 + math.cos(math.pi * t / (2 * steps)))
+            )
             x, y = torch.stack([data.train[j][0] for j in batch]), torch.tensor([data.train[j][1] for j in batch])
-            loss = F.cross_entropy(mine(x), y, label_smoothing=0.2)
+            loss = F.cross_entropy(own(x), y, label_smoothing=0.2)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(mine.parameters(), 0.7)
+            nn.utils.clip_grad_norm_(own.parameters(), 0.7)
             for g in optimizer.param_groups:
                 g["lr"] = lr
             optimizer.step()
             losses.append(loss.item())
-            seen.append(lr)
-    assert close(model, mine, 1e-5)
+            rates.append(lr)
+    assert close(model, own, 1e-5)
     assert not close(model, vit(), 1e-3)
     for epoch in (1, 2):
-        entry = done.history[epoch]
-        assert entry["train_loss"] == pytest.approx(np.mean(losses[(epoch - 1) * steps:epoch * steps]), abs=1e-5)
-        assert entry["lr"] == pytest.approx(seen[epoch * steps - 1], rel=1e-9)
-    assert done.images == 2 * steps * 32 and done.seconds > 0 and done.images_per_second == done.images / done.seconds
+        entry = result.history[epoch]
+        assert entry["train_loss"] == pytest.approx(np.mean(losses[(epoch - 1) * steps : epoch * steps]), abs=1e-5)
+        assert entry["lr"] == pytest.approx(rates[epoch * steps - 1], rel=1e-9)
+    assert (
+        result.images == 2 * steps * 32
+        and result.seconds > 0
+        and result.images_per_second == result.images / result.seconds
+    )
 
 
 @pytest.mark.parametrize("lr_batch, warmup, batch", [(None, 1, 32), (512, 0, 32), (8, 2, 64)])
@@ -141,37 +156,40 @@ def test_schedule_is_timms(monkeypatch, lr_batch, warmup, batch):
     from timm.scheduler import CosineLRScheduler
 
     r = recipe(train=dict(epochs=3, lr=1e-2, lr_batch=lr_batch, warmup_epochs=warmup, batch_size=batch))
-    seen = []
-    spy_on_steps(monkeypatch, lambda model, optimizer, loss: seen.append({g["lr"] for g in optimizer.param_groups}))
+    rates = []
+    spy_on_steps(monkeypatch, lambda model, optimizer, loss: rates.append({g["lr"] for g in optimizer.param_groups}))
     train(r)
     peak = 1e-2 * batch / lr_batch if lr_batch else 1e-2
     steps = len(data_of(r).train) // batch
     dummy = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak)
-    theirs = CosineLRScheduler(dummy, 3 * steps, lr_min=1e-5, warmup_t=warmup * steps, warmup_lr_init=1e-6, t_in_epochs=False)
-    assert len(seen) == 3 * steps
-    for t, lr in enumerate(seen):
-        theirs.step_update(t)
+    schedule = CosineLRScheduler(
+        dummy, 3 * steps, lr_min=1e-5, warmup_t=warmup * steps, warmup_lr_init=1e-6, t_in_epochs=False
+    )
+    assert len(rates) == 3 * steps
+    for t, lr in enumerate(rates):
+        schedule.step_update(t)
         assert list(lr) == [pytest.approx(dummy.param_groups[0]["lr"], rel=1e-12)]
 
 
 def test_a_peak_below_the_ends_is_a_flat_line(monkeypatch):
-    seen = []
-    spy_on_steps(monkeypatch, lambda model, optimizer, loss: seen.extend(g["lr"] for g in optimizer.param_groups))
+    rates = []
+    spy_on_steps(monkeypatch, lambda model, optimizer, loss: rates.extend(g["lr"] for g in optimizer.param_groups))
     train(recipe(train=dict(lr=1e-7, min_lr=1e-5, warmup_lr=1e-6)))
-    assert max(seen) <= 1e-7 + 1e-15
+    assert max(rates) <= 1e-7 + 1e-15
 
 
 def test_warmup_longer_than_training_ends():
-    _, done = train(recipe(train=dict(epochs=1, warmup_epochs=20)))
-    assert len(done.history) == 2
+    _, result = train(recipe(train=dict(epochs=1, warmup_epochs=20)))
+    assert len(result.history) == 2
 
 
 def test_no_epochs_at_all():
-    model, done = train(recipe(train=dict(epochs=0)))
-    assert same(model, vit()) and [e["epoch"] for e in done.history] == [0]
+    model, result = train(recipe(train=dict(epochs=0)))
+    assert same(model, vit()) and [e["epoch"] for e in result.history] == [0]
 
 
 # --- parts
+
 
 @pytest.mark.parametrize("model", [vit, shared_child])
 def test_weight_decay_only_on_matrices(model):
@@ -189,7 +207,12 @@ def test_weight_decay_only_on_matrices(model):
 
 def test_clip_grad(monkeypatch):
     norms = []
-    spy_on_steps(monkeypatch, lambda model, optimizer, loss: norms.append(torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()))
+    spy_on_steps(
+        monkeypatch,
+        lambda model, optimizer, loss: norms.append(
+            torch.stack([p.grad.norm() for p in model.parameters()]).norm().item()
+        ),
+    )
     train(recipe())
     free, norms[:] = list(norms), []
     limit = min(free) / 2
@@ -199,17 +222,17 @@ def test_clip_grad(monkeypatch):
 
 @pytest.mark.parametrize("micro, clip", [(32, None), (16, 0.5), (12, None), (5, 0.5)])
 def test_gradient_accumulation_is_the_whole_batch(micro, clip):
-    whole, a = train(recipe(train=dict(clip_grad=clip)))
+    expected, a = train(recipe(train=dict(clip_grad=clip)))
     pieces, b = train(recipe(train=dict(micro_batch=micro, clip_grad=clip)))
-    assert close(without_key_bias(whole), without_key_bias(pieces), 2e-5)
+    assert close(without_key_bias(expected), without_key_bias(pieces), 2e-5)
     assert a.history[-1]["train_loss"] == pytest.approx(b.history[-1]["train_loss"], abs=1e-5)
 
 
 def test_gradient_accumulation_with_mixup_mixes_the_whole_batch():
     change = dict(augment=dict(mixup=0.8, cutmix=1.0))
-    whole, _ = train(recipe(**change))
+    expected, _ = train(recipe(**change))
     pieces, _ = train(recipe(train=dict(micro_batch=9), **change))
-    assert close(without_key_bias(whole), without_key_bias(pieces), 2e-5)
+    assert close(without_key_bias(expected), without_key_bias(pieces), 2e-5)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
@@ -217,7 +240,9 @@ def test_drop_path_rises_linearly(depth):
     model = vit(depth=depth)
     T.set_drop_path(model, 0.3)
     for name in ("drop_path1", "drop_path2"):
-        assert [getattr(getattr(b, name), "drop_prob", 0.0) for b in model.blocks] == pytest.approx(torch.linspace(0, 0.3, depth).tolist())
+        assert [getattr(getattr(b, name), "drop_prob", 0.0) for b in model.blocks] == pytest.approx(
+            torch.linspace(0, 0.3, depth).tolist()
+        )
     T.set_drop_path(model, 0.0)
     assert all(isinstance(b.drop_path1, nn.Identity) for b in model.blocks)
 
@@ -225,49 +250,74 @@ def test_drop_path_rises_linearly(depth):
 def test_each_setting_changes_the_result():
     "A setting that is read and forgotten would leave the weights as they are."
     base, _ = train(recipe(train=dict(epochs=1, warmup_epochs=0)))
-    for part, change in [("train", dict(label_smoothing=0.3)), ("train", dict(drop_path=0.5)), ("train", dict(ema=0.5)), ("train", dict(weight_decay=0.9)), ("train", dict(clip_grad=0.1)),
-                         ("train", dict(precision="bf16")), ("augment", dict(mixup=0.8)), ("augment", dict(cutmix=1.0)), ("augment", dict(hflip=0.5)), ("augment", dict(erasing=0.9)),
-                         ("augment", dict(crop="resized")), ("augment", dict(crop="pad", pad=1)), ("augment", dict(rand_augment="rand-m9-mstd0.5-inc1"))]:
-        changed, _ = train(recipe(**{"train": dict(epochs=1, warmup_epochs=0) | (change if part == "train" else {}), **({part: change} if part != "train" else {})}))
+    for part, change in [
+        ("train", dict(label_smoothing=0.3)),
+        ("train", dict(drop_path=0.5)),
+        ("train", dict(ema=0.5)),
+        ("train", dict(weight_decay=0.9)),
+        ("train", dict(clip_grad=0.1)),
+        ("train", dict(precision="bf16")),
+        ("augment", dict(mixup=0.8)),
+        ("augment", dict(cutmix=1.0)),
+        ("augment", dict(hflip=0.5)),
+        ("augment", dict(erasing=0.9)),
+        ("augment", dict(crop="resized")),
+        ("augment", dict(crop="pad", pad=1)),
+        ("augment", dict(rand_augment="rand-m9-mstd0.5-inc1")),
+    ]:
+        changed, _ = train(
+            recipe(
+                **{
+                    "train": dict(epochs=1, warmup_epochs=0) | (change if part == "train" else {}),
+                    **({part: change} if part != "train" else {}),
+                }
+            )
+        )
         assert not same(base, changed), (part, change)
     assert same(base, train(recipe(train=dict(epochs=1, warmup_epochs=0)))[0])
 
 
 def test_mixup_losses_use_soft_targets():
-    loss = T.TrainingLoss(recipe(augment=dict(mixup=0.8), train=dict(label_smoothing=0.2)), SimpleNamespace(num_classes=10), torch.device("cpu"))
+    loss = T.TrainingLoss(
+        recipe(augment=dict(mixup=0.8), train=dict(label_smoothing=0.2)),
+        SimpleNamespace(num_classes=10),
+        torch.device("cpu"),
+    )
     x, y = loss.mix(torch.randn(4, 1, 8, 8), torch.tensor([1, 2, 3, 4]))
     logits = torch.randn(4, 10)
     assert y.shape == (4, 10) and torch.allclose(y.sum(1), torch.ones(4)) and y.min() == pytest.approx(0.02)
     assert loss(logits, y, x).item() == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-6)
 
 
-def shadow_of(model, seen):
+def average_by_hand(model, averages):
     "Moving averages by hand, of each parameter once, from the initial weights on."
-    seen.update({n: p.detach().clone() for n, p in model.named_parameters()})
+    averages.update({n: p.detach().clone() for n, p in model.named_parameters()})
 
     def see(wrapped, optimizer, loss):
         for n, p in model.named_parameters():
-            seen[n] = 0.8 * seen[n] + 0.2 * p.detach()
+            averages[n] = 0.8 * averages[n] + 0.2 * p.detach()
+
     return see
 
 
 @pytest.mark.parametrize("make", [vit, pytest.param(shared_child)])
 def test_the_moving_average_is_the_result(monkeypatch, make):
-    model, seen = make(), {}
+    model, averages = make(), {}
     judged = copy.deepcopy(model)
-    spy_on_steps(monkeypatch, shadow_of(model, seen))
+    spy_on_steps(monkeypatch, average_by_hand(model, averages))
     r = recipe(train=dict(ema=0.8, warmup_epochs=0))
-    model, done = train(r, model)
+    model, result = train(r, model)
     for n, p in judged.named_parameters():
-        p.data.copy_(seen[n])
+        p.data.copy_(averages[n])
     judged = lg.inheriting.merge(judged).eval()
     assert close(model, judged, 1e-6)
-    assert evaluate(judged, data_of(r).val)["loss"] == pytest.approx(done.history[-1]["val_loss"], abs=1e-5)
+    assert evaluate(judged, data_of(r).val)["loss"] == pytest.approx(result.history[-1]["val_loss"], abs=1e-5)
 
 
 # --- order and evaluation
 
-def test_every_epoch_and_process_has_its_own_randomness():
+
+def test_every_epoch_and_process_has_its_own_seeds():
     draws = {}
     with isolate_rng():
         for seed, epoch, rank in [(0, 1, 0), (0, 2, 0), (1, 1, 0), (0, 1, 1), (1, 0, 0)]:
@@ -278,7 +328,7 @@ def test_every_epoch_and_process_has_its_own_randomness():
     assert all(len(set(column)) == len(draws) for column in zip(*draws.values()))
 
 
-def test_in_a_loading_process_randomness_is_of_seed_epoch_and_image_alone():
+def test_loading_processes_seed_by_run_epoch_and_image():
     class Draws:
         def __getitem__(self, i):
             return torch.rand(1).item(), np.random.rand(), random.random()
@@ -287,11 +337,12 @@ def test_in_a_loading_process_randomness_is_of_seed_epoch_and_image_alone():
         batches = EpochBatches(9, 3, seed)
         batches.epoch = epoch
         return SeededImages(Draws(), batches)[i]
+
     with isolate_rng():
-        seen = [draw(*of) for of in [(0, 1, 3), (1, 1, 3), (0, 2, 3), (0, 1, 4), (0, 1, 3)]]
+        draws = [draw(*entropy) for entropy in [(0, 1, 3), (1, 1, 3), (0, 2, 3), (0, 1, 4), (0, 1, 3)]]
         seed_epoch(0, 1, 3)
-        seen.append(Draws()[0])  # a process of that number draws others
-    assert seen.pop(4) == seen[0] and all(len(set(column)) == 5 for column in zip(*seen))
+        draws.append(Draws()[0])  # a process entropy that number draws others
+    assert draws.pop(4) == draws[0] and all(len(set(column)) == 5 for column in zip(*draws))
 
 
 def test_batches_are_a_new_permutation_each_epoch():
@@ -311,27 +362,28 @@ def test_batches_are_a_new_permutation_each_epoch():
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_processes_share_a_batch_without_overlap(world):
-    whole = list(EpochBatches(30, 8, 0))
+    expected = list(EpochBatches(30, 8, 0))
     parts = [list(EpochBatches(30, 8, 0, rank, world)) for rank in range(world)]
-    assert [sum((p[i] for p in parts), []) for i in range(len(whole))] == whole
+    assert [sum((p[i] for p in parts), []) for i in range(len(expected))] == expected
 
 
 def test_evaluate_by_hand():
     data, model = lg.load_data("digits"), vit().train()
-    found = evaluate(model, data.test, batch_size=77)
+    measured = evaluate(model, data.test, batch_size=77)
     assert model.training
     with torch.no_grad():
         logits = vit()(torch.stack([x for x, _ in data.test]))
     y = torch.tensor(data.test.labels)
-    assert found["images"] == len(data.test)
-    assert found["accuracy"] == pytest.approx((logits.argmax(1) == y).double().mean().item(), abs=1e-12)
-    assert found["loss"] == pytest.approx(F.cross_entropy(logits, y).item(), abs=1e-6)
+    assert measured["images"] == len(data.test)
+    assert measured["accuracy"] == pytest.approx((logits.argmax(1) == y).double().mean().item(), abs=1e-12)
+    assert measured["loss"] == pytest.approx(F.cross_entropy(logits, y).item(), abs=1e-6)
     assert not vit().training
     with pytest.raises(ValueError, match="no images"):
         evaluate(model, torch.utils.data.Subset(data.test, []))
 
 
-# --- randomness
+# --- random generators
+
 
 def states():
     return torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
@@ -341,7 +393,7 @@ def same_states(a, b):
     return torch.equal(a[0], b[0]) and (a[1] == b[1]).all() and a[2] == b[2]
 
 
-def test_callers_randomness_is_left_alone_and_does_not_matter():
+def test_the_callers_rng_is_left_alone_and_does_not_matter():
     r = recipe(augment=RICH, train=dict(drop_path=0.2))
     torch.manual_seed(1), np.random.seed(1), random.seed(1)
     before = states()
@@ -353,13 +405,13 @@ def test_callers_randomness_is_left_alone_and_does_not_matter():
     assert not same(a, train(recipe(seed=1, augment=RICH, train=dict(drop_path=0.2)))[0])
 
 
-def test_evaluation_does_not_touch_randomness():
+def test_evaluation_draws_no_random_number():
     data, before = lg.load_data("digits"), states()
     evaluate(vit(), torch.utils.data.Subset(data.test, range(9)))
     assert same_states(before, states())
 
 
-def test_how_often_one_validates_does_not_change_training():
+def test_validating_less_often_does_not_change_training():
     a, x = train(recipe(augment=RICH, train=dict(epochs=3)))
     b, y = train(recipe(augment=RICH, train=dict(epochs=3, eval_every=2)))
     assert same(a, b)
@@ -367,6 +419,7 @@ def test_how_often_one_validates_does_not_change_training():
 
 
 # --- interruptions
+
 
 @pytest.fixture(scope="module")
 def uninterrupted():
@@ -377,20 +430,20 @@ def uninterrupted():
 @pytest.mark.parametrize("stops", [[4], [1, 3]])
 def test_resume_is_bit_equal(uninterrupted, tmp_path, stops):
     "With Mixup, CutMix, RandAugment, erasing, drop path, EMA, clipping and accumulation."
-    r, heard = recipe(augment=RICH, train=RICH_TRAIN), []
+    r, entries = recipe(augment=RICH, train=RICH_TRAIN), []
     for stop in stops:
         model = vit() if stop == stops[0] else vit(7)  # the weights that a resumed run is given do not matter
-        train(r, model, tmp_path, stop_after=stop, on_epoch=heard.append)
+        train(r, model, tmp_path, stop_after=stop, on_epoch=entries.append)
         torch.randn(stop), np.random.rand(stop), random.random()
-    model, done = train(r, vit(8), tmp_path, on_epoch=heard.append)
+    model, result = train(r, vit(8), tmp_path, on_epoch=entries.append)
     assert same(model, uninterrupted[0])
-    assert done.history == uninterrupted[1].history == heard  # each epoch is reported once
-    assert done.resumed_at == stops[-1] and done.images == uninterrupted[1].images
+    assert result.history == uninterrupted[1].history == entries  # each epoch is reported once
+    assert result.resumed_at == stops[-1] and result.images == uninterrupted[1].images
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["epoch-00003.pt", "epoch-00004.pt"]
 
 
 @pytest.mark.parametrize("step", [0, 5, 15])
-def test_cut_off_within_an_epoch(uninterrupted, tmp_path, monkeypatch, step):
+def test_interrupted_within_an_epoch(uninterrupted, tmp_path, monkeypatch, step):
     r, steps = recipe(augment=RICH, train=RICH_TRAIN), []
 
     def strike(*_):
@@ -404,13 +457,13 @@ def test_cut_off_within_an_epoch(uninterrupted, tmp_path, monkeypatch, step):
         with pytest.raises(KeyboardInterrupt):
             train(r, vit(), tmp_path)
     assert same_states(before, states())
-    model, done = train(r, vit(), tmp_path)
-    assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history
-    assert done.resumed_at == (step // 4 or None)
+    model, result = train(r, vit(), tmp_path)
+    assert same(model, uninterrupted[0]) and result.history == uninterrupted[1].history
+    assert result.resumed_at == (step // 4 or None)
 
 
 @pytest.mark.parametrize("kills", [[1], [4], [7], [2, 3, 9], [15]])
-def test_cut_off_at_any_step(uninterrupted, tmp_path, monkeypatch, kills):
+def test_interrupted_at_any_step(uninterrupted, tmp_path, monkeypatch, kills):
     "A checkpoint after every step; killed within the step after the k-th, several times in a row."
     r, done_steps = recipe(augment=RICH, train=RICH_TRAIN), []
 
@@ -418,6 +471,7 @@ def test_cut_off_at_any_step(uninterrupted, tmp_path, monkeypatch, kills):
         done_steps.append(1)
         if len(done_steps) > kill:
             raise KeyboardInterrupt
+
     for kill in kills:
         with monkeypatch.context() as m:
             spy_on_steps(m, strike)
@@ -425,13 +479,17 @@ def test_cut_off_at_any_step(uninterrupted, tmp_path, monkeypatch, kills):
                 train(r, vit(kill if done_steps else 0), tmp_path, policy=CheckpointPolicy(steps=1))
         done_steps[:] = [1] * kill
         torch.randn(kill), np.random.rand(kill), random.random()
-    model, done = train(r, vit(9), tmp_path, policy=CheckpointPolicy(steps=1))
-    assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history and done.images == uninterrupted[1].images
-    assert done.resumed_at == pytest.approx(kills[-1] / 4)
+    model, result = train(r, vit(9), tmp_path, policy=CheckpointPolicy(steps=1))
+    assert (
+        same(model, uninterrupted[0])
+        and result.history == uninterrupted[1].history
+        and result.images == uninterrupted[1].images
+    )
+    assert result.resumed_at == pytest.approx(kills[-1] / 4)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["epoch-00003-step-000003.pt", "epoch-00004.pt"]
 
 
-def test_randomness_matters_to_the_resumed_run(uninterrupted, tmp_path, monkeypatch):
+def test_rng_states_matter_to_the_resumed_run(uninterrupted, tmp_path, monkeypatch):
     "The test above can fail: without the states of the generators the weights differ."
     r = recipe(augment=RICH, train=RICH_TRAIN)
     with pytest.raises(Paused):
@@ -442,31 +500,31 @@ def test_randomness_matters_to_the_resumed_run(uninterrupted, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_cut_off_within_an_epoch_with_loading_processes(tmp_path, workers):
+def test_interrupted_within_an_epoch_with_loading_processes(tmp_path, workers):
     "Also with another number of loading processes than before."
     r = recipe(augment=RICH, train=dict(workers=2))
-    whole, a = train(r)
+    expected, a = train(r)
     with pytest.raises(Paused, match="step 1 of 4 in epoch 1 of 2"):
         train(r, vit(), tmp_path, policy=CheckpointPolicy(until=0.0))
     object.__setattr__(r.train, "workers", workers)  # the recipe's key is made already
     state = torch.load(tmp_path / "epoch-00000-step-000001.pt")
     torch.save(state | dict(key=r.key), tmp_path / "epoch-00000-step-000001.pt")
     model, b = train(r, vit(), tmp_path)
-    assert same(whole, model) and a.history == b.history
+    assert same(expected, model) and a.history == b.history
 
 
 def test_the_time_is_up_again_and_again(uninterrupted, tmp_path):
     "Each call does one step; at the end of an epoch the run stops after its validation."
-    r, calls, heard = recipe(augment=RICH, train=RICH_TRAIN), 0, []
+    r, calls, entries = recipe(augment=RICH, train=RICH_TRAIN), 0, []
     while True:
         try:
-            model, done = train(r, vit(calls), tmp_path, on_epoch=heard.append, policy=CheckpointPolicy(until=0.0))
+            model, result = train(r, vit(calls), tmp_path, on_epoch=entries.append, policy=CheckpointPolicy(until=0.0))
             break
         except Paused:
             calls += 1
             assert 1 <= len(list(tmp_path.iterdir())) <= 2
-    assert calls == 15 and heard == done.history  # sixteen steps; the last one ends the run
-    assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history
+    assert calls == 15 and entries == result.history  # sixteen steps; the last one ends the run
+    assert same(model, uninterrupted[0]) and result.history == uninterrupted[1].history
 
 
 def test_stopping_wants_a_folder():
@@ -483,10 +541,14 @@ def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
     assert written == [(0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3), (2, 0)]
     looks, seconds = itertools.count(100), itertools.count()  # each look at a clock is a second after the one before it
     for module in (C, T):
-        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: next(looks), perf_counter=lambda: next(seconds)))
+        monkeypatch.setattr(
+            module, "time", SimpleNamespace(time=lambda: next(looks), perf_counter=lambda: next(seconds))
+        )
     written.clear()
-    _, done = train(recipe(), vit(), tmp_path, policy=CheckpointPolicy(seconds=3))
-    assert written == [(0, 3), (1, 2)] and done.seconds == 4, "two epochs in two pieces each, without the time of writing"
+    _, result = train(recipe(), vit(), tmp_path, policy=CheckpointPolicy(seconds=3))
+    assert written == [(0, 3), (1, 2)] and result.seconds == 4, (
+        "two epochs in two pieces each, without the time of writing"
+    )
 
 
 def test_a_run_stops_before_the_time_is_up(monkeypatch):
@@ -504,9 +566,9 @@ def test_a_damaged_checkpoint_within_an_epoch(uninterrupted, tmp_path, capsys):
             train(r, vit(), tmp_path, policy=CheckpointPolicy(until=0.0))
     newest = tmp_path / "epoch-00000-step-000003.pt"
     newest.write_bytes(newest.read_bytes()[:3000])
-    model, done = train(r, vit(), tmp_path)
+    model, result = train(r, vit(), tmp_path)
     assert "step-000003.pt is damaged" in capsys.readouterr().out
-    assert done.resumed_at == 0.5 and same(model, uninterrupted[0]) and done.history == uninterrupted[1].history
+    assert result.resumed_at == 0.5 and same(model, uninterrupted[0]) and result.history == uninterrupted[1].history
     assert not newest.exists()
 
 
@@ -519,8 +581,8 @@ def test_what_a_damaged_checkpoint_leaves_further_on_does_not_push_out_good_ones
     assert [p.stem[-1] for p in sorted(tmp_path.iterdir())] == ["2", "3"]
 
 
-def test_randomness_of_a_processor_on_a_gpu(monkeypatch):
-    "A run that was cut off on a processor knows no state of a GPU's generator."
+def test_the_rng_state_of_a_cpu_on_a_gpu(monkeypatch):
+    "A run that was interrupted on a CPU has no state of a GPU's generator."
     put = []
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: put.append(state))
     with isolate_rng():
@@ -532,20 +594,27 @@ def test_randomness_of_a_processor_on_a_gpu(monkeypatch):
     assert len(put) == 1
 
 
-def test_a_run_that_goes_on_elsewhere_names_both_devices(tmp_path, monkeypatch):
-    for stop_after, device, wanted in [(1, "old", "old"), (2, "new", "old, new"), (3, "new", "old, new"), (None, "old", "old, new")]:
+def test_a_run_that_resumes_elsewhere_names_both_devices(tmp_path, monkeypatch):
+    for stop_after, device, wanted in [
+        (1, "old", "old"),
+        (2, "new", "old, new"),
+        (3, "new", "old, new"),
+        (None, "old", "old, new"),
+    ]:
         monkeypatch.setattr(T, "device_name", lambda d, device=device: device)
         assert train(recipe(train=dict(epochs=4)), vit(), tmp_path, stop_after=stop_after)[1].device == wanted
     assert device_name(torch.device("cpu")) == "cpu"
 
 
-def test_an_epoch_begun_by_more_processes(tmp_path):
+def test_an_epoch_that_more_processes_started(tmp_path):
     with pytest.raises(Paused):
         train(recipe(), vit(), tmp_path, policy=CheckpointPolicy(until=0.0))
     path = tmp_path / "epoch-00000-step-000001.pt"
     state = torch.load(path)
     torch.save(state | dict(processes=state["processes"] * 2), path)
-    with pytest.raises(ValueError, match="cannot resume with 1 processes: the run was interrupted within an epoch of 2; start as many"):
+    with pytest.raises(
+        ValueError, match="cannot resume with 1 processes: the run was interrupted within an epoch of 2; start as many"
+    ):
         train(recipe(), vit(), tmp_path)
 
 
@@ -568,28 +637,34 @@ T.fit(vit(), lg.load_data(r.data, r.augment), r, {folder!r}, on_epoch=False, pol
 
 def test_killed_by_signal_within_an_epoch(uninterrupted, tmp_path):
     code = KILLED.format(here=str(Path(__file__).parent), train=RICH_TRAIN, folder=str(tmp_path))
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1], env=os.environ | dict(OMP_NUM_THREADS="1"))
-    for seen, _ in enumerate(process.stdout, 1):
-        if seen == 7:
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env=os.environ | dict(OMP_NUM_THREADS="1"),
+    )
+    for steps, _ in enumerate(process.stdout, 1):
+        if steps == 7:
             process.send_signal(signal.SIGKILL)
             break
     process.wait()
     process.stdout.close()
     assert process.returncode == -signal.SIGKILL
-    model, done = train(recipe(augment=RICH, train=RICH_TRAIN), vit(3), tmp_path)
-    assert 1 <= done.resumed_at < 4
-    assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history
+    model, result = train(recipe(augment=RICH, train=RICH_TRAIN), vit(3), tmp_path)
+    assert 1 <= result.resumed_at < 4
+    assert same(model, uninterrupted[0]) and result.history == uninterrupted[1].history
 
 
 def test_resume_with_a_shared_ffn(tmp_path):
     r = recipe(train=dict(epochs=3, ema=0.9))
-    whole, a = train(r, shared_child())
+    expected, a = train(r, shared_child())
     train(r, shared_child(), tmp_path, stop_after=2)
     resumed, b = train(r, shared_child(), tmp_path)
-    assert same(whole, resumed) and a.history == b.history
+    assert same(expected, resumed) and a.history == b.history
 
 
-def test_a_stopped_run_goes_on_with_the_model_in_hand(tmp_path):
+def test_a_stopped_run_resumes_with_its_own_model(tmp_path):
     r = recipe(train=dict(epochs=2, ema=0.9))
     model, _ = train(r, shared_child(), tmp_path, stop_after=1)
     assert same(train(r, model, tmp_path)[0], train(r, shared_child())[0])
@@ -604,10 +679,10 @@ def test_a_checkpoint_of_other_images_is_refused(tmp_path):
 
 def test_resume_in_bf16_and_with_loading_processes(tmp_path):
     r = recipe(augment=RICH, train=dict(precision="bf16", workers=2))
-    whole, a = train(r)
+    expected, a = train(r)
     train(r, vit(), tmp_path, stop_after=1)
     resumed, b = train(r, vit(), tmp_path)
-    assert same(whole, resumed) and a.history == b.history
+    assert same(expected, resumed) and a.history == b.history
 
 
 def test_a_damaged_newest_checkpoint_falls_back(uninterrupted, tmp_path, capsys):
@@ -619,9 +694,9 @@ def test_a_damaged_newest_checkpoint_falls_back(uninterrupted, tmp_path, capsys)
         newest.write_bytes(dict(cut=newest.read_bytes()[:-100], noise=b"x" * 5000, all=b"")[damage])
         if damage == "all":
             (folder / "epoch-00001.pt").write_bytes(b"")
-        model, done = train(r, vit(), folder)
-        assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history
-        assert done.resumed_at == (None if damage == "all" else 1)
+        model, result = train(r, vit(), folder)
+        assert same(model, uninterrupted[0]) and result.history == uninterrupted[1].history
+        assert result.resumed_at == (None if damage == "all" else 1)
         assert "epoch-00002.pt is damaged" in capsys.readouterr().out
 
 
@@ -653,6 +728,7 @@ def test_writing_a_checkpoint_is_all_or_nothing(tmp_path, monkeypatch):
     def half(state, f):
         f.write(b"PK half")
         raise OSError("no space left")
+
     with monkeypatch.context() as m:
         m.setattr(torch, "save", half)
         for epoch in (1, 2):
@@ -662,7 +738,9 @@ def test_writing_a_checkpoint_is_all_or_nothing(tmp_path, monkeypatch):
     assert load_checkpoint(tmp_path, "k")["epoch"] == 1
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file")])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file")]
+)
 def test_a_full_disk_costs_no_training(uninterrupted, tmp_path, monkeypatch, capsys, error):
     r, save = recipe(augment=RICH, train=RICH_TRAIN), torch.save
 
@@ -671,9 +749,10 @@ def test_a_full_disk_costs_no_training(uninterrupted, tmp_path, monkeypatch, cap
             f.write(b"PK half")
             raise error
         save(state, f)
+
     monkeypatch.setattr(torch, "save", full)
-    model, done = train(r, vit(), tmp_path)
-    assert same(model, uninterrupted[0]) and done.history == uninterrupted[1].history
+    model, result = train(r, vit(), tmp_path)
+    assert same(model, uninterrupted[0]) and result.history == uninterrupted[1].history
     out = capsys.readouterr().out
     assert out.count("could not be written") == 2 and "the one before it is kept" in out and str(tmp_path) in out
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["epoch-00001.pt", "epoch-00004.pt"]
@@ -689,6 +768,7 @@ def test_a_checkpoint_of_something_else(tmp_path):
 
 # --- out of memory
 
+
 def little_memory(monkeypatch, most, ever=lambda: True):
     "A device that holds activations of `most` images; the sizes that were tried."
     tried, forward = [], torch.nn.Module.__call__
@@ -700,6 +780,7 @@ def little_memory(monkeypatch, most, ever=lambda: True):
                 torch.rand(3)  # what the attempt drew before it failed
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return forward(self, x, *rest, **kw)
+
     monkeypatch.setattr(torch.nn.Module, "__call__", call)
     return tried
 
@@ -707,18 +788,20 @@ def little_memory(monkeypatch, most, ever=lambda: True):
 @pytest.mark.parametrize("most, micro, begin", [(16, 16, None), (15, 8, None), (5, 3, 12)])
 def test_out_of_memory_halves_the_micro_batch(tmp_path, monkeypatch, capsys, most, micro, begin):
     rich = dict(RICH_TRAIN, epochs=2)
-    whole, a = train(recipe(augment=RICH, train=rich | dict(micro_batch=micro)))
+    expected, a = train(recipe(augment=RICH, train=rich | dict(micro_batch=micro)))
     losses = {}
     with monkeypatch.context() as m:
         tried = little_memory(m, most)
         spy_on_steps(m, lambda model, optimizer, loss: losses.setdefault("steps", []).append(loss.item()))
         r = recipe(augment=RICH, train=rich | dict(micro_batch=begin))
         model, b = train(r, vit(), tmp_path)
-        assert sum(n > most for n in tried) == len(tried) - len([n for n in tried if n <= most]) <= 3  # found once, and kept
-    assert same(whole, model) and a.history == b.history and b.micro_batch == micro
+        assert (
+            sum(n > most for n in tried) == len(tried) - len([n for n in tried if n <= most]) <= 3
+        )  # halved once, and kept
+    assert same(expected, model) and a.history == b.history and b.micro_batch == micro
     assert a.images == b.images and len(losses["steps"]) == 8
-    said = capsys.readouterr().out
-    assert f"continuing with {micro} at once, in batches of 32 as before" in said
+    output = capsys.readouterr().out
+    assert f"continuing with {micro} at once, in batches of 32 as before" in output
     state = torch.load(tmp_path / "epoch-00002.pt")
     assert state["result"]["micro_batch"] == micro
 
@@ -727,22 +810,25 @@ def test_a_halved_micro_batch_survives_a_resume(tmp_path, monkeypatch):
     r = recipe(augment=RICH, train=RICH_TRAIN)
     with monkeypatch.context() as m:
         little_memory(m, 6)
-        whole, a = train(r)
+        expected, a = train(r)
         with pytest.raises(Paused):
             train(r, vit(), tmp_path, policy=CheckpointPolicy(until=0.0))
         tried = little_memory(m, 6)
         model, b = train(r, vit(), tmp_path)
         assert max(tried) <= 6
-    assert same(whole, model) and a.history == b.history
+    assert same(expected, model) and a.history == b.history
 
 
 def test_out_of_memory_with_one_image(monkeypatch):
     little_memory(monkeypatch, 0)
-    with pytest.raises(torch.OutOfMemoryError, match="cpu has not enough memory for 1 images at once; set train.micro_batch to 1"):
+    with pytest.raises(
+        torch.OutOfMemoryError, match="cpu has not enough memory for 1 images at once; set train.micro_batch to 1"
+    ):
         train(recipe())
 
 
 # --- what a finished model is
+
 
 def test_finished_models_are_plain():
     model, _ = train(recipe(train=dict(drop_path=0.2)), shared_child())
@@ -761,8 +847,15 @@ def test_the_transform_is_trained_end_to_end():
 
     def watch(entry):
         into = first if entry["epoch"] == 0 else last
-        into.update({n: p.detach().clone() for n, p in model.named_parameters() if ".transform." in n or n.endswith("original")})
-    start = {f"{i}{fc}": getattr(b.mlp, fc).weight.detach().clone() for i, b in enumerate(model.blocks) for fc in ("fc1", "fc2")}
+        into.update(
+            {n: p.detach().clone() for n, p in model.named_parameters() if ".transform." in n or n.endswith("original")}
+        )
+
+    start = {
+        f"{i}{fc}": getattr(b.mlp, fc).weight.detach().clone()
+        for i, b in enumerate(model.blocks)
+        for fc in ("fc1", "fc2")
+    }
     assert torch.equal(start["0fc1"], start["1fc1"])
     train(recipe(train=dict(lr=1e-2)), model, on_epoch=watch)
     assert len(first) == 10  # for each of two matrices: scale, shift, mix, offset, and the one original
@@ -775,8 +868,8 @@ def test_the_transform_is_trained_end_to_end():
 def test_merging_at_the_end_keeps_the_function():
     "The judged validation loss is that of the merged model."
     r, model = recipe(), shared_child()
-    model, done = train(r, model)
-    assert evaluate(model, data_of(r).val)["loss"] == pytest.approx(done.history[-1]["val_loss"], abs=1e-6)
+    model, result = train(r, model)
+    assert evaluate(model, data_of(r).val)["loss"] == pytest.approx(result.history[-1]["val_loss"], abs=1e-6)
 
 
 def test_precision_changes_between_runs_of_one_process():
@@ -796,20 +889,24 @@ def test_a_model_trained_in_bf16_is_a_plain_fp32_model_afterwards():
 
 
 def test_what_accelerate_sets_for_good_is_taken_back(monkeypatch):
-    "When it compiles on a GPU it lowers the precision of matrices, and it marks the model, which it would not prepare again."
+    "Compiling on a GPU it lowers the matmul precision, and it marks the model as prepared."
+
     class Careless(T.Accelerator):
         def __init__(self, *args, **kw):
             super().__init__(*args, **kw)
             torch.set_float32_matmul_precision("medium")
-    seen, step, before = [], T.train_step, torch.get_float32_matmul_precision()
+
+    precisions, step, before = [], T.train_step, torch.get_float32_matmul_precision()
     monkeypatch.setattr(T, "Accelerator", Careless)
-    monkeypatch.setattr(T, "train_step", lambda *args: (seen.append(torch.get_float32_matmul_precision()), step(*args))[1])
+    monkeypatch.setattr(
+        T, "train_step", lambda *args: (precisions.append(torch.get_float32_matmul_precision()), step(*args))[1]
+    )
     model, _ = train(recipe(train=dict(epochs=1)))
-    assert {*seen, torch.get_float32_matmul_precision()} == {before} and vars(model).keys() == vars(vit()).keys()
+    assert {*precisions, torch.get_float32_matmul_precision()} == {before} and vars(model).keys() == vars(vit()).keys()
 
 
 def test_compiled_code_does_not_outlive_a_run(monkeypatch):
-    "PyTorch keeps few versions of one function, and without a word runs the next ones as they are."
+    "PyTorch compiles few versions of one function, and silently runs further ones uncompiled."
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
     reset, called = torch.compiler.reset, []
     monkeypatch.setattr(torch.compiler, "reset", lambda: (called.append(1), reset())[1])
@@ -838,6 +935,7 @@ def test_training_a_model_again(tmp_path):
 
 # --- bad input
 
+
 def test_nan_loss(tmp_path):
     before = states()
     with pytest.raises(FloatingPointError, match="loss became nan in epoch 1; lower train.lr"):
@@ -845,8 +943,14 @@ def test_nan_loss(tmp_path):
     assert list(tmp_path.glob("*")) == [] and same_states(before, states())
 
 
-@pytest.mark.parametrize("change, says", [(dict(num_classes=7), "digits has 10 classes, the model's classifier 7"), (dict(in_chans=3), "digits has 1 channel, the model takes 3"),
-                                          (dict(img_size=16), "images of 8 px, the model takes 16")])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (dict(num_classes=7), "digits has 10 classes, the model's classifier 7"),
+        (dict(in_chans=3), "digits has 1 channel, the model takes 3"),
+        (dict(img_size=16), "images of 8 px, the model takes 16"),
+    ],
+)
 def test_models_that_do_not_fit_the_data(tmp_path, change, says):
     model = vit(**change)
     with pytest.raises(ValueError, match=says):
@@ -869,15 +973,15 @@ def test_mixup_wants_even_batches():
 
 
 def test_without_validation_images():
-    _, done = train(recipe(data=dict(fraction=0.12, val_fraction=0)))
-    assert all("val_accuracy" not in e for e in done.history) and len(done.history) == 3
-    T.print_epoch(done.history[-1])
+    _, result = train(recipe(data=dict(fraction=0.12, val_fraction=0)))
+    assert all("val_accuracy" not in e for e in result.history) and len(result.history) == 3
+    T.print_epoch(result.history[-1])
 
 
 def test_batch_larger_than_the_data():
-    _, done = train(recipe(data=dict(fraction=0.01), train=dict(batch_size=64)))
+    _, result = train(recipe(data=dict(fraction=0.01), train=dict(batch_size=64)))
     n = len(lg.load_data(recipe(data=dict(fraction=0.01)).data).train)
-    assert n < 64 and done.images == 2 * n
+    assert n < 64 and result.images == 2 * n
 
 
 def test_a_line_an_epoch(capsys):
@@ -890,9 +994,10 @@ def test_a_line_an_epoch(capsys):
 
 # --- two processes
 
+
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    "What two processes found, rank by rank, and their folder."
+    "What two processes reported, by rank, and their folder."
     folder = tmp_path_factory.mktemp("two")
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -900,10 +1005,24 @@ def two(tmp_path_factory):
     worker = Path(__file__).with_name("_ddp_worker.py")
     env = os.environ | dict(OMP_NUM_THREADS="1", LEARNGENE_HOME=str(folder / "home"), CUDA_VISIBLE_DEVICES="")
     env.pop("ACCELERATE_USE_CPU", None)  # two processes on CPUs find each other by themselves
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}", str(worker), str(folder)],
-                          capture_output=True, text=True, env=env, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [json.loads((folder / f"found-{rank}.json").read_text()) for rank in (0, 1)], folder
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            "--master-addr=127.0.0.1",
+            f"--master-port={port}",
+            str(worker),
+            str(folder),
+        ],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    return [json.loads((folder / f"report-{rank}.json").read_text()) for rank in (0, 1)], folder
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -913,10 +1032,14 @@ def test_two_processes_end_with_the_same_weights(two, job):
     assert a[job]["processes"] == 2
 
 
-def test_two_processes_cut_off_within_an_epoch(two):
+def test_two_processes_interrupted_within_an_epoch(two):
     (a, b), _ = two
-    assert a["resumed"] == b["resumed"] and a["resumed"]["resumed_at"] == 1.5 and "after epoch 1 of 2" in a["resumed"]["paused"]
-    assert all(a["resumed"][what] == a["rich"][what] for what in ("weights", "history"))
+    assert (
+        a["resumed"] == b["resumed"]
+        and a["resumed"]["resumed_at"] == 1.5
+        and "after epoch 1 of 2" in a["resumed"]["paused"]
+    )
+    assert all(a["resumed"][name] == a["rich"][name] for name in ("weights", "history"))
 
 
 @pytest.mark.parametrize("job", ["plain", "steep", "device"])
@@ -925,7 +1048,7 @@ def test_two_processes_train_as_one(two, job):
     from safetensors.torch import load_file
 
     (a, _), folder = two
-    one, model = distributed_fit(folder, **JOBS[job])
+    one, model = distributed_fit(**JOBS[job])
     assert one["processes"] == 1 and one["images"] == a[job]["images"]
     assert close(without_key_bias(load_file(folder / f"{job}-1.safetensors")), without_key_bias(model), 2e-5)
     for x, y in zip(one["history"], a[job]["history"], strict=True):
@@ -947,9 +1070,9 @@ if __name__ == "__main__":
         print(peak_memory_mb(torch.device("cpu")), pool.submit(peak_memory_mb, torch.device("cpu")).result())
 """
     (tmp_path / "big.py").write_text(code)
-    here = subprocess.run([sys.executable, tmp_path / "big.py"], capture_output=True, text=True, check=False)
-    assert here.returncode == 0, here.stderr
-    parent, child = map(float, here.stdout.split())
+    process = subprocess.run([sys.executable, tmp_path / "big.py"], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    parent, child = map(float, process.stdout.split())
     assert 100 < child < parent - 700
 
 
@@ -958,7 +1081,9 @@ def test_two_processes_count_every_image_once(two):
     data = lg.load_data("digits")
     alone = evaluate(vit(), torch.utils.data.Subset(data.test, range(101)))
     assert a["evaluate"] == b["evaluate"] and a["evaluate"]["images"] == 101
-    assert a["evaluate"]["accuracy"] == pytest.approx(alone["accuracy"], abs=1e-12) and a["evaluate"]["loss"] == pytest.approx(alone["loss"], abs=1e-6)
+    assert a["evaluate"]["accuracy"] == pytest.approx(alone["accuracy"], abs=1e-12) and a["evaluate"][
+        "loss"
+    ] == pytest.approx(alone["loss"], abs=1e-6)
     assert a["evaluate_one"]["images"] == 1
 
 
@@ -980,7 +1105,16 @@ def test_two_processes_train_and_share_an_ancestry(two):
     assert len(list((folder / "home" / "ancestries").glob("teacher-*"))) == 1
 
 
-@pytest.mark.parametrize("n, batch, world, pairs, wanted", [(301, 640, 1, True, 300), (1001, 2048, 2, False, 1000), (1003, 2048, 2, True, 1000), (301, 64, 1, True, 64), (301, 640, 1, False, 301)])
+@pytest.mark.parametrize(
+    "n, batch, world, pairs, wanted",
+    [
+        (301, 640, 1, True, 300),
+        (1001, 2048, 2, False, 1000),
+        (1003, 2048, 2, True, 1000),
+        (301, 64, 1, True, 64),
+        (301, 640, 1, False, 301),
+    ],
+)
 def test_too_few_images_for_a_batch_make_a_smaller_one(n, batch, world, pairs, wanted):
     assert EpochBatches(n, batch, 0, 0, world, pairs).batch_size == wanted
 
@@ -992,5 +1126,11 @@ def test_no_images_make_no_batch():
 
 def test_the_learning_rate_is_that_of_the_batch_in_use():
     r = recipe(train=dict(batch_size=640, lr_batch=64, lr=1e-3, warmup_epochs=0))
-    rates = [max(e["lr"] for e in train(recipe(train=dict(batch_size=b, lr_batch=64, lr=1e-3, warmup_epochs=0, epochs=1)))[1].history) for b in (len(data_of(r).train), 640)]
+    rates = [
+        max(
+            e["lr"]
+            for e in train(recipe(train=dict(batch_size=b, lr_batch=64, lr=1e-3, warmup_epochs=0, epochs=1)))[1].history
+        )
+        for b in (len(data_of(r).train), 640)
+    ]
     assert rates[0] == rates[1]

@@ -456,7 +456,7 @@ def distances(
     "Measure an ancestry's mean attention distances on validation images and keep them with it."
     from ..ancestry import shipped
     from ..files import write_atomic
-    from ..running import DISTANCES, measure_distances
+    from ..distances import DISTANCES, measure_distances
 
     path = shipped().get(ancestry, Path(ancestry)) / DISTANCES
     if path.exists() and not again:

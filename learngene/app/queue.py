@@ -124,7 +124,7 @@ class _One:
 
 
 def _weights_are_here(job, home):
-    "Is there a trained model of this ancestry? (By name; `running.trained` looks more closely.)"
+    "Is there a trained model of this ancestry? (By name; `running.ensure_trained` looks more closely.)"
     return any(list(folder.glob(f"{job.recipe.name}-*")) for folder in running.ancestry_folders(home) if folder.is_dir())
 
 
@@ -301,7 +301,7 @@ def attempt(job, ledger, home, until, aloud, **how):
             return Paused()
         if job.table != "ancestry":
             return running.run(job.recipe, ledger, on_epoch=on_epoch, again=True, home=home, policy=policy, **how)
-        folder = running.trained(job.recipe, on_epoch, home, policy, **how)
+        folder = running.ensure_trained(running.ResolvedRun(job.recipe), on_epoch, home, policy, **how)
         record = read_config(folder, VIT_FORMAT)["extra"]["record"]
         if is_first_process():
             ledger.add(record)
