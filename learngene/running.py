@@ -40,7 +40,7 @@ from accelerate import PartialState
 from accelerate.utils import set_seed
 from torch.utils.data import Subset
 
-# %% ../nbs/13_running.ipynb #fe4edcfb
+# %% ../nbs/13_running.ipynb #a51ee650
 @dataclass(frozen=True)
 class ResolvedRun:
     "A recipe with what it names, each looked up when first asked for, and once."
@@ -140,7 +140,7 @@ def check_run(
     recipe, data, _ = resolved.recipe, resolved.data, resolved.method
     check_class_count(recipe, data, (recipe.model or {}).get("num_classes"), "model.num_classes")
 
-# %% ../nbs/13_running.ipynb #b52f1eb5
+# %% ../nbs/13_running.ipynb #88cfd1ff
 def start_model(
     resolved: ResolvedRun,  # whose ancestry is ready, or trained
     home=None,  # folder with trained ancestries; None = the cache
@@ -169,7 +169,7 @@ def start_model(
         condense_images=min(recipe.method.images, len(data.train_plain)),
         condense_seconds=round(times[1] - times[0], 3), expand_seconds=round(times[2] - times[1], 3))
 
-# %% ../nbs/13_running.ipynb #a4b123b9
+# %% ../nbs/13_running.ipynb #c343541b
 def checkpoint_folder(
     resolved: ResolvedRun,  # of the run
     origin: dict,  # from `start_model`
@@ -219,7 +219,7 @@ def make_record(
         ffn_width=[ffn_width_of(b.mlp) for b in model.blocks], weights=fingerprint(model), **origin)
     return dict(schema=SCHEMA, run_info=run_info, train_info=train_info, meta_info=meta_info)
 
-# %% ../nbs/13_running.ipynb #39d02e07
+# %% ../nbs/13_running.ipynb #8867c499
 def make_run(
     resolved: ResolvedRun,  # whose ancestry is ready, or trained
     ledger: Ledger,  # where the record goes
