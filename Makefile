@@ -35,8 +35,8 @@ ancestry: setup  ## train the digits ancestry again (eight minutes on one core) 
 bench: setup  ## speed: training beside timm's loop, building a descendant, the density pass; tables in results/bench
 	$(BIN)/python -m learngene.app.bench
 
-test: setup  ## every check: style, notebooks in step with the library, lessons, unit tests
-	$(BIN)/python -m pytest tests -q -n 2 --dist loadgroup
+test: setup  ## every check: style, notebooks in step with the library, every notebook, unit tests
+	$(BIN)/python -m pytest tests -q -n 2 --dist loadgroup --durations 10
 
 lab: setup  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir nbs

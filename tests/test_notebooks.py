@@ -14,14 +14,14 @@ pytest.importorskip("nbformat", reason="the notebook tools are not installed")
 warm = pytest.importorskip("warm")
 ROOT = Path(__file__).parents[1]
 ALL = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-LESSONS = [p for p in ALL if p.parent.name != "paper"]
+TEACHING = [p for p in ALL if p.parent.name != "paper"]
 
 
 def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", TEACHING, ids=lambda p: p.stem)
 def test_notebook_runs(path, tmp_path):
     executed = warm.execute(path, environment={"LEARNGENE_HOME": str(tmp_path)})
     if path.stem == "index":
