@@ -34,7 +34,10 @@ def _declare_operators():
 
 
 def _loads(spec, torch):
-    "Does torchvision's compiled library load? (torchvision itself will do the very same, so nothing is done twice.)"
+    """Tell whether torchvision's compiled library loads.
+
+    Torchvision itself loads it in the same way, so nothing is done twice.
+    """
     for library in Path(spec.origin).parent.glob("_C*"):
         if library.suffix in (".so", ".pyd", ".dylib"):
             try:

@@ -5,9 +5,9 @@ import torch
 
 
 def image_batches(images, batch_size, model=None):
-    """Yield image tensors (B, C, H, W) from a tensor, a Dataset or a DataLoader; labels are dropped.
+    """Yield image tensors (B, C, H, W) from a tensor, a Dataset or a DataLoader.
 
-    With `model`, a timm VisionTransformer, the images are checked against its input. Raises ValueError for anything
+    Labels are dropped. With `model`, a timm VisionTransformer, the images are checked against its input. Raises ValueError for anything
     that holds no images, and for images of another size, channel count or type.
     """
     for batch in _tensors(images, batch_size):
@@ -17,7 +17,7 @@ def image_batches(images, batch_size, model=None):
 
 
 def calibration_batches(images, batch_size, max_images, model):
-    """List batches of images on the model's device, at most `max_images` images in all (None = no limit).
+    """List batches of at most `max_images` images (None = all) on the model's device.
 
     Raises ValueError when there are none, and when some are not finite.
     """

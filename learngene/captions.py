@@ -16,7 +16,10 @@ def steps_of(
 
 
 def paper_steps() -> int:
-    "Compute the optimiser steps of the paper's Base models: 50 epochs of ImageNet in batches of 640."
+    """Compute the optimiser steps of the paper's Base models.
+
+    They train for 50 epochs of ImageNet in batches of 640.
+    """
     images = published_value("settings", "ImageNet", "training images")
     batch = published_value("settings", "cluster-learngene, DeiT-B", "batch on ImageNet")
     return int(published_value("settings", "cluster-learngene", "epochs on ImageNet") * (images // batch))
@@ -59,7 +62,7 @@ def _known_ancestries(records):
 def alike_heads(
     records,  # of the runs that are shown
 ) -> str:  # one sentence for each ancestry with distances; "" where there is none
-    "State how near the heads of the runs' ancestries are to attending to all tokens alike, beside DeiT-B's."
+    "State how near the ancestries' heads are to attending to all tokens alike."
     sentences = []
     for ancestry in _known_ancestries(records):
         mean, most = head_spread(ancestry)
@@ -85,7 +88,10 @@ def caption_facts(
 def caveats(
     records,  # of the runs behind a report
 ) -> list:  # of sentences
-    "State what a reader has to know before the verdicts: how short the training is, and how alike the heads are."
+    """State what a reader has to know before the verdicts.
+
+    That is how short the training is, and how alike the heads are.
+    """
     budget, heads = training_budget(records), alike_heads(records)
     alike = heads and max(head_spread(name)[1] for name in _known_ancestries(records)) < 0.5
     return [*filter(None, [

@@ -71,7 +71,10 @@ CLAIMS = (
 def claim_tables(
     results,  # `Results` of a profile
 ) -> dict:  # table -> (frame, records), of the tables whose runs all have a record
-    "Read the tables that claims rest on; in each, `cell` joins the labels that make its columns."
+    """Read the tables that claims rest on.
+
+    In each, `cell` joins the labels that make its columns.
+    """
     tables = {}
     for name in dict.fromkeys(claim.table for claim in CLAIMS):
         try:
@@ -113,7 +116,7 @@ def judge_claims(
 def claims_table(
     judged,  # from `judge_claims`
 ) -> pd.DataFrame:
-    "One row a claim: verdict, effect and interval, then the paper's number, the comparisons and where they are shown."
+    "Tabulate claims: verdict, effect, interval, the paper's number, comparisons, notebook."
     rows = {}
     for claim in CLAIMS:
         c = judged.get(claim.text)

@@ -40,7 +40,10 @@ def _listen_to_qkv(model, layers, read):
 
 
 def _queries_keys(qkv, attn, prefix=0):
-    "Take scaled queries, without the first `prefix` tokens, and keys, (B, heads, tokens, head_dim), from qkv's output."
+    """Take scaled queries and keys, (B, heads, tokens, head_dim), from qkv's output.
+
+    Queries come without the first `prefix` tokens.
+    """
     B, tokens, _ = qkv.shape
     q, k, _ = qkv.view(B, tokens, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
     return attn.q_norm(q[:, :, prefix:]).float() * attn.scale, attn.k_norm(k).float()
@@ -88,7 +91,10 @@ def _distance_sums(q, k, weights, prefix, renormalize):
 # %% ../nbs/02_density.ipynb #c6c99a07
 @torch.no_grad()
 def _weighted_distances(model, images, batch_size, renormalize, max_images, weights_of):
-    "Average eq. 4 over images, with each of `weights_of(T)` in place of T: one (weights, heads) a layer."
+    """Average eq. 4 over images, with each of `weights_of(T)` in place of T.
+
+    Returns one tensor (weights, heads) a layer.
+    """
     check_vit(model)
     device, prefix, n_images, weights = next(model.parameters()).device, model.num_prefix_tokens, 0, None
     precise = torch.float32 if device.type == "mps" else torch.float64
@@ -130,7 +136,10 @@ def mean_attention_distance(
 
 
 def _padded(layers):
-    "Stack the layers' numbers, (1, heads) or (heads,) each, into (L, H); ValueError unless all are finite."
+    """Stack the layers' numbers, (1, heads) or (heads,) each, into (L, H).
+
+    Raises ValueError unless all are finite.
+    """
     layers = [row.flatten() for row in layers]
     bad = [i for i, row in enumerate(layers) if not row.isfinite().all()]
     if bad:

@@ -22,7 +22,7 @@ def look_at_heads(
 def copies_apart(
     seen: dict,  # from `watch` with `look_at_heads`
 ) -> pd.DataFrame:  # index: layer, stage; percent of a token's attention
-    """Measure how much attention two heads place differently: copies of one head, and heads of different origin.
+    """Measure how differently two heads attend: copies of one head, and of two origins.
 
     Copies are those that are equal when just inherited. AssertionError when a layer has none, or nothing else."""
     rows = {}

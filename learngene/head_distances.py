@@ -22,7 +22,7 @@ def uniform_distance(
 def uniform_distance_of(
     model,  # a timm VisionTransformer
 ) -> float:  # pixels
-    "Compute the mean attention distance that a model's heads would have, did they attend to all tokens alike."
+    "Compute the mean attention distance of heads that attend to all tokens alike, in pixels."
     return uniform_distance(model.patch_embed.grid_size, model.patch_embed.patch_size, model.num_prefix_tokens)
 
 
@@ -38,7 +38,7 @@ def against_uniform(
 def layer_span(
     distances,  # (L, H) pixels, of some layers
 ) -> float:  # pixels
-    "Average over layers how much the heads within a layer differ: the farthest less the nearest."
+    """Average over layers the distance of the farthest head less that of the nearest."""
     distances = torch.as_tensor(distances)
     return float((distances.max(1).values - distances.min(1).values).mean())
 
@@ -47,7 +47,10 @@ def early_and_late(
     distances: dict,  # name -> (side of the image in pixels, (L, H) pixels)
     uniform: dict,  # name -> pixels, from `uniform_distance`
 ) -> pd.DataFrame:  # one row a name; percent of the image's side, so that images of all sizes compare
-    "Compare the first third of an ancestry's layers with the last: how far heads look, and how much they differ."
+    """Compare how far heads look, and how much they differ, in early and late layers.
+
+    Early and late are the first and the last third.
+    """
     rows = {}
     for name, (side, d) in distances.items():
         third, share = len(d) // 3, 100 * torch.as_tensor(d) / side
@@ -64,7 +67,7 @@ def describe_early_and_late(
     table,  # from `early_and_late`
     factor=1.5,  # how much more the heads of early layers have to differ
 ) -> str:
-    "Say where early layers are more varied than late ones, and how far any head is from attending to all alike."
+    """Say how early and late layers differ, and how far heads are from attending to all alike."""
     varied = [name for name, r in table.iterrows() if r["span, early"] >= factor * r["span, late"]]
     rest = [name for name in table.index if name not in varied]
     far = ", ".join(f"{r['farthest from alike (%)']:.0f} % in {name}" for name, r in table.iterrows())

@@ -18,7 +18,10 @@ INSPECTED_IMAGES = 100  # for validation, at most
 def payload_of(
     recipe: Recipe,  # of a run
 ) -> tuple:  # (payload, Data); (None, None) in replay where images or ancestry are not here
-    "Make what the recipe's method keeps of its ancestry. Errors as `load_data`, `load_ancestry`."
+    """Make what the recipe's method keeps of its ancestry.
+
+    Raises errors as `load_data`, `load_ancestry`.
+    """
     resolved = ResolvedRun(recipe)
     try:
         data, ancestry = resolved.data, find_ancestry(recipe.ancestry)

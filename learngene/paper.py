@@ -7,7 +7,10 @@ from .files import project_root
 NUMBERS = "results/paper/published.csv"
 
 def has_numbers() -> bool:
-    "Whether the paper's numbers are at hand: they lie in a checkout, not in the installed library."
+    """Whether the paper's numbers are at hand.
+
+    They lie in a checkout, not in the installed library.
+    """
     root = project_root()
     return root is not None and (root / NUMBERS).is_file()
 
@@ -49,7 +52,7 @@ def published_effects(
     ours: str,  # the method that is compared, as it is called here
     names=None,  # the paper's name of a row or column -> ours, where the two differ
 ) -> dict:  # (other method, column) -> points
-    "Look up the paper's lead of one method over others, stated as such or between two published accuracies."
+    "Look up the paper's lead of one method over others, stated or between two accuracies."
     effects, known = {}, published(name)
     called = lambda text: (names or {}).get(text, text)
     for row, column, value in known[known.unit == "points"][["row", "column", "value"]].itertuples(index=False):

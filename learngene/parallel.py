@@ -63,7 +63,10 @@ def _side_by_side(jobs, do, workers):
 
 @contextmanager
 def _without_main():
-    "Keep new processes from running the caller's script again: they need none of it, and it may lack a main guard."
+    """Keep new processes from running the caller's script again.
+
+    They need none of it, and it may lack a main guard.
+    """
     main = sys.modules["__main__"].__dict__
     kept = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
     main["__spec__"] = None

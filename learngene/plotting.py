@@ -133,7 +133,10 @@ def draw_effects(
     effects,  # from `tables.against`
     ax=None,  # matplotlib axes
 ):  # the axes
-    "Draw differences with their intervals, one line a row of the table; right of zero is for the compared method."
+    """Draw differences with their intervals, one line a row of the table.
+
+    Right of zero is for the compared method.
+    """
     columns, rows = list(effects.iloc[:, 0].unique()), list(effects.method.unique())
     for i, (column, fill) in enumerate(zip(columns, cycle(FILLS))):
         part = effects[effects.iloc[:, 0] == column].set_index("method").reindex(rows)
@@ -150,7 +153,10 @@ def draw_curves(
     curves,  # from `tables.to_curves`
     ax=None,  # matplotlib axes
 ):  # the axes
-    "Draw validation accuracy over epochs: mean over seeds, with a band of one standard deviation."
+    """Draw validation accuracy over epochs.
+
+    Mean over seeds, with a band of one standard deviation.
+    """
     import matplotlib.pyplot as plt
 
     ax = ax or plt.gca()
@@ -189,7 +195,7 @@ def draw_maps(
     rows,  # (title, attention maps (heads, N, N), what to call each map or ()) of each row of pictures
     columns=8,  # pictures in a row
 ):  # the figure
-    "Draw attention maps as the fourth root of the attention's share of its greatest, one row of heads after the other."
+    "Draw attention maps as fourth roots of each map's share of its maximum, a row of heads."
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(len(rows), columns, figsize=(1.1 * columns, 1.25 * len(rows)), layout="constrained")
@@ -209,7 +215,10 @@ def draw_distances(
     distances: dict,  # name -> (side of the image in pixels, (L, H) pixels)
     uniform: dict,  # name -> pixels, of a head that attends to all tokens alike
 ):  # the figure
-    "Draw how far every head looks by layer, a panel for each ancestry; axes end at half the image's diagonal."
+    """Draw how far every head looks by layer, a panel for each ancestry.
+
+    The axes end at half the image's diagonal.
+    """
     import matplotlib.pyplot as plt
 
     rows = -(-len(distances) // 2)

@@ -15,7 +15,10 @@ def committed(profile):
 
 
 def records_of(profile, sweep):
-    "List a sweep's cells, (labels, recipe) pairs, and their committed records in the same order."
+    """List the cells of a sweep, and their committed records in the same order.
+
+    A cell is a pair (labels, recipe).
+    """
     cells, ledger = Sweep.load(f"{profile}/{sweep}").cells(), committed(profile)
     return cells, [ledger.find(recipe.key) for _, recipe in cells]
 
@@ -46,7 +49,10 @@ def _size(kind, record):
 
 
 def draw_sizes(profiles, ax):
-    "Draw accuracy over parameters, as shares of the ancestry's; `profiles` maps labels to profiles."
+    """Draw accuracy over parameters, as shares of the ancestry's.
+
+    `profiles` maps labels to profiles.
+    """
     for (label, profile), color in zip(profiles.items(), ("#1f4e9c", "#d9701a")):
         frame = sizes(profile)
         for kind, marker, line in (("budget", "o", "-"), ("first layers", "s", ":")):

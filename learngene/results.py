@@ -15,7 +15,7 @@ STORES = {"yours": "local", "committed": "records", "not_counted": "local/dirty"
 
 
 class Results:
-    "The results folder of a profile: its ledger, and the tables, figures and cards that are made from it."
+    """The results folder of a profile: its ledger, and what is made from it."""
     def __init__(
         self,
         profile: str,  # e.g. "digits"

@@ -48,7 +48,10 @@ class ResolvedRun:
 
     @cached_property
     def ancestry_run(self):
-        "The run that trains the ancestry, resolved; None where weights are ready, or where there is no ancestry."
+        """The run that trains the ancestry, resolved.
+
+        None where weights are ready, or where there is no ancestry.
+        """
         return run_of_ancestry(self.recipe.ancestry) if self.recipe.ancestry else None
 
     @cached_property
@@ -103,7 +106,10 @@ def load_ancestry_of(
     resolved: ResolvedRun,  # of a run
     home=None,  # looked into first; None = the cache
 ):  # a timm VisionTransformer
-    "The ancestry of a run, or its random weights. FileNotFoundError when it has yet to be trained."
+    """Load the ancestry of a run, or make its random weights.
+
+    Raises FileNotFoundError when it has yet to be trained.
+    """
     if resolved.ancestry_run:
         return load_vit(trained_folder(resolved.ancestry_run, home))
     recipe = resolved.recipe
@@ -136,7 +142,7 @@ def condense_seeded(
 def check_run(
     resolved: ResolvedRun,  # about to be made
 ):
-    "Load the images and the method, so that what is wrong with them is known before anything is trained."
+    """Load the images and the method, to fail before anything is trained."""
     recipe, data, _ = resolved.recipe, resolved.data, resolved.method
     check_class_count(recipe, data, (recipe.model or {}).get("num_classes"), "model.num_classes")
 
@@ -274,7 +280,10 @@ def ensure_trained(
     policy=None,  # as in `fit`
     **run_options,  # as in `fit`
 ) -> Path:
-    "Folder of a run's trained model; it, and first its own ancestries, are trained if they are nowhere."
+    """Return the folder of a run's trained model, trained first where there is none.
+
+    Its own ancestries are trained before it.
+    """
     everyone = PartialState(cpu=use_cpu())  # of several processes one saves a model, and the others wait for it
     everyone.wait_for_everyone()
     missing, ancestor = [], resolved
@@ -335,13 +344,19 @@ def _fingerprint_of(folder, times):
 
 # %% ../nbs/13_running.ipynb #3fd07c52
 def _find_current(resolved, ledger, fingerprints):
-    "The counted record of a run with its present ancestry and images; `fingerprints` keeps those of images."
+    """Find the counted record of a run with its present ancestry and images.
+
+    `fingerprints` keeps those of images.
+    """
     record = find_record(resolved, ledger)
     return record if record and _has_present_images(resolved.recipe.data, record["meta_info"], fingerprints) else None
 
 
 def _has_present_images(spec, meta_info, fingerprints):
-    "Whether the images are those of a record; yes where they cannot be read here, or cannot change."
+    """Tell whether the images are those of a record.
+
+    They are taken to be where they cannot be read here, or cannot change.
+    """
     if replay() or spec.name.partition(":")[0] not in ("folder", "parquet"):
         return True
     key = repr(spec)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['make_optimizer', 'make_schedule', 'TrainingLoss', 'set_drop_path', 'MovingAverage', 'evaluate', 'Fit', 'TrainingRun',
            'prepare', 'accumulate_gradients', 'train_step', 'EpochProgress', 'start_epoch', 'train_epoch', 'mean_loss',
-           'save_run', 'resume', 'CheckpointWriter', 'validate', 'print_epoch', 'train_epochs', 'make_accelerator',
-           'new_result', 'unwrap', 'engine_of_run', 'move_images', 'fit']
+           'save_run', 'resume', 'CheckpointWriter', 'validate_epoch', 'print_epoch', 'train_epochs',
+           'make_accelerator', 'new_result', 'unwrap', 'engine_of_run', 'move_images', 'fit']
 
 # %% ../nbs/11_train.ipynb #eeb9d9d7
 from .batches import EpochBatches, SeededImages
@@ -155,7 +155,7 @@ def _batches_in_order(dataset, indices, batch_size, workers, pin):
 @dataclass
 class Fit:
     "What a training run leaves behind, beside the trained model."
-    history: list  # an entry for each validated epoch, from 0 (before training), as `validate` makes it
+    history: list  # an entry for each validated epoch, from 0 (before training), as `validate_epoch` makes it
     seconds: float = 0.0  # spent in training steps
     images: int = 0  # seen in training, over all processes
     peak_memory_mb: float = 0.0  # of this process; on a GPU, of its memory
@@ -441,7 +441,7 @@ class CheckpointWriter:
         save_run(self.run, self.folder, self.fingerprint, epochs_done, progress, must)
 
 # %% ../nbs/11_train.ipynb #4f5f17d0
-def validate(
+def validate_epoch(
     run: TrainingRun,  # to be judged
     images,  # for validation; may be empty
     epoch: int,  # epochs done
@@ -477,12 +477,12 @@ def train_epochs(
     epochs, every = run.recipe.train.epochs, run.recipe.train.eval_every
     epochs_done, progress = resume(run, state) if state else (0, EpochProgress())
     if state is None:
-        on_epoch(validate(run, images, 0, None))
+        on_epoch(validate_epoch(run, images, 0, None))
     for epoch in range(epochs_done + 1, epochs + 1):
         loss = train_epoch(run, epoch, progress, writer and writer.after_step)
         progress = EpochProgress()
         if epoch % every == 0 or epoch == epochs:
-            on_epoch(validate(run, images, epoch, loss))
+            on_epoch(validate_epoch(run, images, epoch, loss))
         run.result.peak_memory_mb = max(run.result.peak_memory_mb, peak_memory_mb(run.accelerator.device))
         if writer:
             writer.after_epoch(epoch)

@@ -1,4 +1,5 @@
 "The benchmark measures what it says, on sizes that take a second."
+
 import csv
 
 import numpy as np
@@ -25,7 +26,11 @@ def test_every_participant_trains(monkeypatch):
     assert [r["participant"] for r in rows] == ["timm", "loader", "device", "deterministic", "synthetic"]
     flops = 3 * bench_flops()
     for r in rows:
-        assert r["images_per_second"] > 0 and r["slowest"] <= r["images_per_second"] <= r["fastest"] and r["peak_memory_mb"] > 0
+        assert (
+            r["images_per_second"] > 0
+            and r["slowest"] <= r["images_per_second"] <= r["fastest"]
+            and r["peak_memory_mb"] > 0
+        )
         assert r["utilisation"] == pytest.approx(r["images_per_second"] * flops / 1e9, rel=0.02, abs=1e-3)
     assert rows[0]["over_timm"] == 1 and rows[-1]["of_synthetic"] == 1
 

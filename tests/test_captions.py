@@ -1,4 +1,5 @@
 "What captions say of their runs: steps by hand, and heads beside uniform attention."
+
 import json
 
 import pytest
@@ -26,7 +27,9 @@ def test_training_budget():
     assert captions.training_budget([record(epochs=0)]) == "Nothing is trained here."
     one = captions.training_budget([record(epochs=1)])
     assert one == "A run here takes 2 optimiser steps (1 epoch); the paper's about 100,000 (50 epochs of ImageNet)."
-    assert "2 to 1,000 optimiser steps (1 to 500 epochs)" in captions.training_budget([record(epochs=500), record(epochs=1)])
+    assert "2 to 1,000 optimiser steps (1 to 500 epochs)" in captions.training_budget(
+        [record(epochs=500), record(epochs=1)]
+    )
 
 
 def test_outside_a_checkout_the_paper_is_left_out(monkeypatch):
@@ -66,7 +69,11 @@ def test_every_caption_says_it(tmp_path):
     results.publish("t", "T", "A caption.", records=[run])
     results.publish("u", "U", "A caption.")
     first, second = (json.loads((results.folder / f"tables/{name}.json").read_text())["caption"] for name in "tu")
-    assert first.startswith("A caption. A run here takes 2 optimiser steps") and "vit_nano_p2_8.digits" in first and second == "A caption."
+    assert (
+        first.startswith("A caption. A run here takes 2 optimiser steps")
+        and "vit_nano_p2_8.digits" in first
+        and second == "A caption."
+    )
 
 
 def test_published_value():

@@ -1,4 +1,5 @@
 "The paper's claims: each rests on rows that exist, and the committed records give the verdicts that are published."
+
 import pytest
 
 from learngene import claims as C
@@ -42,7 +43,9 @@ def test_verdicts_of_the_committed_records(tables):
 
 def test_what_the_paper_is_behind_in_is_no_comparison(tables):
     judged = C.judge_claims(tables)
-    assert judged["beats training from scratch on fewer images"]["comparisons"] == 2  # a half and a quarter of the images
+    assert (
+        judged["beats training from scratch on fewer images"]["comparisons"] == 2
+    )  # a half and a quarter of the images
     assert judged["half the epochs suffice, at every size"]["comparisons"] == 12
     assert judged["nearest FFNs beat averaged ones"]["same"] == 1
 
@@ -52,7 +55,10 @@ def test_a_profile_without_records_judges_nothing(tmp_path):
     judged = C.judge_claims(tables)
     assert (tables, judged) == ({}, {})
     assert set(C.claims_table(judged).verdict) == {C.UNMEASURED}
-    assert f"{C.UNMEASURED} {len(C.CLAIMS)}" in C.describe_claims(judged, tables) and C.own_columns(Results("smoke", tmp_path)) == ""
+    assert (
+        f"{C.UNMEASURED} {len(C.CLAIMS)}" in C.describe_claims(judged, tables)
+        and C.own_columns(Results("smoke", tmp_path)) == ""
+    )
 
 
 def test_the_table_opens_with_the_verdict(tables):
@@ -66,7 +72,10 @@ def test_the_papers_numbers_are_quoted():
     states = {claim.text: C.paper_states(claim) for claim in C.CLAIMS}
     assert states["the middle ε is best"] == "85.27 % at 1 px, 85.38 % at 10 px, 80.45 % at 100 px"
     assert states["better with fewer inherited parameters"] == "78.43 % with 15.1 M, under 75 % with 18 M"
-    assert states["converges faster than from scratch"] == "4 times less training (DeiT-S)" and states["priority order helps"] == ""
+    assert (
+        states["converges faster than from scratch"] == "4 times less training (DeiT-S)"
+        and states["priority order helps"] == ""
+    )
 
 
 def test_sentences_beside_the_verdicts(tables):

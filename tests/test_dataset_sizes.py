@@ -1,4 +1,5 @@
 "Table 6: every dataset once, and the whole of it, even where runs took a share."
+
 import json
 from pathlib import Path
 
@@ -19,11 +20,14 @@ def record(fraction, val_fraction, train, val):
     return dict(meta_info=dict(recipe=dict(data=data), data_sizes=dict(train=train, val=val, test=10)))
 
 
-@pytest.mark.parametrize("records, whole", [
-    ([record(1.0, 0.1, 900, 100)], 1000),
-    ([record(0.1, 0.1, 90, 100)], 1000),
-    ([record(0.1, 0.1, 90, 101), record(1.0, 0.1, 900, 100)], 1000),
-])
+@pytest.mark.parametrize(
+    "records, whole",
+    [
+        ([record(1.0, 0.1, 900, 100)], 1000),
+        ([record(0.1, 0.1, 90, 100)], 1000),
+        ([record(0.1, 0.1, 90, 101), record(1.0, 0.1, 900, 100)], 1000),
+    ],
+)
 def test_the_whole_of_a_share(records, whole):
     assert S.recorded_sizes(records) == {"cifar10": {"training images": whole, "held-out images": 10}}
 
@@ -36,9 +40,18 @@ def test_the_datasets_of_pico_from_its_records():
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(PICO.glob("*-s0-*.json"))]
     recorded = S.recorded_sizes(records)
     assert {name: sizes["training images"] for name, sizes in recorded.items()} == {
-        "cifar10": 50000, "sign-digits": 1551, "caltech-101": 5784, "tiny-imagenet-100": 50000}
+        "cifar10": 50000,
+        "sign-digits": 1551,
+        "caltech-101": 5784,
+        "tiny-imagenet-100": 50000,
+    }
     table = S.sizes_table(S.stated_sizes(), {}, recorded, S.used_data("pico"))
-    assert table.index.is_unique and table.loc["cifar10", "training images, counted"] == "50,000" == table.loc["cifar10", "training images, stated"]
+    assert (
+        table.index.is_unique
+        and table.loc["cifar10", "training images, counted"]
+        == "50,000"
+        == table.loc["cifar10", "training images, stated"]
+    )
     assert (table.loc["cifar10", "use"], table.loc["tiny-imagenet-100", "use"]) == ("10%", "100%, 10%")
 
 

@@ -1,4 +1,5 @@
 "What Figures 6 and 7 say of heads: how far they look, early and late, and what becomes of copies."
+
 import pandas as pd
 import pytest
 import torch
@@ -32,7 +33,9 @@ def seen():
 def test_copies_are_what_was_equal_at_the_start():
     apart = copies_apart(seen())
     copies = apart["copies of one head"].loc["first"]
-    assert copies["just inherited"] == 0 and copies["trained"] == pytest.approx(25) and pd.isna(copies["ancestry's own"])
+    assert (
+        copies["just inherited"] == 0 and copies["trained"] == pytest.approx(25) and pd.isna(copies["ancestry's own"])
+    )
     assert apart["different heads"].loc["last", "ancestry's own"] == pytest.approx(60)
     assert "from 0 to 25.0 % of their attention" in describe_copies(apart)
 
@@ -49,4 +52,8 @@ def test_heads_of_a_model():
 
     seen = look_at_heads(load_ancestry("vit_nano_p2_8.digits"), torch.randn(2, 1, 8, 8))
     assert {name: tuple(t.shape) for name, t in seen.items()} == {
-        "first.map": (8, 17, 17), "first.differences": (8, 8), "last.map": (8, 17, 17), "last.differences": (8, 8)}
+        "first.map": (8, 17, 17),
+        "first.differences": (8, 8),
+        "last.map": (8, 17, 17),
+        "last.differences": (8, 8),
+    }

@@ -1,4 +1,5 @@
 "The queue: its order, its clock, what it needs, and bringing its results together."
+
 import json
 import os
 import shutil
@@ -22,10 +23,39 @@ from learngene.ledger import Ledger
 from learngene.provenance import source_digest
 
 ROOT = Path(__file__).parents[1]
-TEACHER = dict(name="teacher", model=VIT, method=dict(name="from-scratch"), data=dict(fraction=0.12), augment=PLAIN, train=dict(epochs=2, batch_size=32, lr=1e-3, lr_batch=None, warmup_epochs=1))
-BASE = dict(ancestry="mini/teacher", data=dict(fraction=0.12), augment=PLAIN, train=dict(epochs=2, batch_size=32, lr=1e-3, lr_batch=None, warmup_epochs=1))
-TABLE = dict(name="table2", seeds=[3, 4], base=BASE, vary=dict(method=dict(scratch=dict(method=dict(name="from-scratch")), first=dict(method=dict(name="pretraining-finetuning")))))
-FIGURE = TABLE | dict(name="figure5", vary=dict(method=dict(scratch=dict(method=dict(name="from-scratch")), deep=dict(shape=dict(depth=1), method=dict(name="pretraining-finetuning")))))
+TEACHER = dict(
+    name="teacher",
+    model=VIT,
+    method=dict(name="from-scratch"),
+    data=dict(fraction=0.12),
+    augment=PLAIN,
+    train=dict(epochs=2, batch_size=32, lr=1e-3, lr_batch=None, warmup_epochs=1),
+)
+BASE = dict(
+    ancestry="mini/teacher",
+    data=dict(fraction=0.12),
+    augment=PLAIN,
+    train=dict(epochs=2, batch_size=32, lr=1e-3, lr_batch=None, warmup_epochs=1),
+)
+TABLE = dict(
+    name="table2",
+    seeds=[3, 4],
+    base=BASE,
+    vary=dict(
+        method=dict(
+            scratch=dict(method=dict(name="from-scratch")), first=dict(method=dict(name="pretraining-finetuning"))
+        )
+    ),
+)
+FIGURE = TABLE | dict(
+    name="figure5",
+    vary=dict(
+        method=dict(
+            scratch=dict(method=dict(name="from-scratch")),
+            deep=dict(shape=dict(depth=1), method=dict(name="pretraining-finetuning")),
+        )
+    ),
+)
 CLEAN = dict(source="checkout", version="0.1.0", commit="c0ffee", clean=True)
 
 
@@ -61,18 +91,32 @@ def records(folder):
 
 
 def weights(folder):
-    return {k: (r["meta_info"]["weights"], r["train_info"]["history"], r["train_info"]["test_accuracy"]) for k, r in records(folder).items()}
+    return {
+        k: (r["meta_info"]["weights"], r["train_info"]["history"], r["train_info"]["test_accuracy"])
+        for k, r in records(folder).items()
+    }
 
 
 # --- order
+
 
 def test_order_of_value():
     jobs, lines = queue.plan_jobs("mini", TABLES)
     assert [str(job) for job in jobs] == [
         "ancestry: name teacher, seed 0",
-        "table2: method scratch, seed 3", "table2: method first, seed 3", "figure5: method deep, seed 3",
-        "table2: method scratch, seed 4", "table2: method first, seed 4", "figure5: method deep, seed 4"]
-    assert lines == ["table2: 4 runs", "figure5: 4 runs", "figure1c: no runs of its own", "table9: profile mini has no sweep 'table9', so no runs"]
+        "table2: method scratch, seed 3",
+        "table2: method first, seed 3",
+        "figure5: method deep, seed 3",
+        "table2: method scratch, seed 4",
+        "table2: method first, seed 4",
+        "figure5: method deep, seed 4",
+    ]
+    assert lines == [
+        "table2: 4 runs",
+        "figure5: 4 runs",
+        "figure1c: no runs of its own",
+        "table9: profile mini has no sweep 'table9', so no runs",
+    ]
     assert len({job.recipe.key for job in jobs}) == 7
 
 
@@ -82,15 +126,21 @@ def test_one_table_brings_the_ancestry_it_names():
 
 
 def test_what_has_no_named_value_comes_last_and_narrow_ancestries_first(tmp_path):
-    (tmp_path / "recipes/mini/a_wide.yaml").write_text(yaml.safe_dump(TEACHER | dict(name="wide", model=VIT | dict(embed_dim=64))))
+    (tmp_path / "recipes/mini/a_wide.yaml").write_text(
+        yaml.safe_dump(TEACHER | dict(name="wide", model=VIT | dict(embed_dim=64)))
+    )
     jobs, _ = queue.plan_jobs("mini", dict(another=["figure5"], table2=["table2"]))
     assert list(dict.fromkeys(job.table for job in jobs)) == ["ancestry", "table2", "another"]
     assert [job.labels["name"] for job in jobs if job.table == "ancestry"] == ["teacher", "wide"]
 
 
 def test_an_ancestrys_own_ancestry_is_first(tmp_path):
-    (tmp_path / "recipes/mini/child.yaml").write_text(yaml.safe_dump(BASE | dict(name="child", method=dict(name="pretraining-finetuning"))))
-    (tmp_path / "recipes/mini/table2.yaml").write_text(yaml.safe_dump(TABLE | dict(base=BASE | dict(ancestry="mini/child"))))
+    (tmp_path / "recipes/mini/child.yaml").write_text(
+        yaml.safe_dump(BASE | dict(name="child", method=dict(name="pretraining-finetuning")))
+    )
+    (tmp_path / "recipes/mini/table2.yaml").write_text(
+        yaml.safe_dump(TABLE | dict(base=BASE | dict(ancestry="mini/child")))
+    )
     jobs, _ = queue.plan_jobs("mini", dict(table2=["table2"]), whole=False)
     assert [str(j) for j in jobs[:2]] == ["ancestry: name teacher, seed 0", "ancestry: name child, seed 0"]
     assert queue._chained(jobs[:2]) and not queue._chained(jobs[:1])
@@ -118,21 +168,29 @@ def test_shipped_ancestries_are_not_trained_again():
 def test_every_profile_has_a_plan(monkeypatch):
     monkeypatch.undo()
     for profile in recipes.profiles():
-        tables = {name: [value for key, value in parameters_of(path).items() if key.startswith("sweep")]
-                  for name, path in notebooks().items()}
+        tables = {
+            name: [value for key, value in parameters_of(path).items() if key.startswith("sweep")]
+            for name, path in notebooks().items()
+        }
         jobs, lines = queue.plan_jobs(profile, tables)
         assert lines and (jobs or profile == "none")
         if profile == "small":
-            assert [job.labels["name"] for job in jobs if job.table == "ancestry"] == ["vit_tiny_p8_64.tin100", "vit_small_p8_64.tin100"], "the one that is done first"
+            assert [job.labels["name"] for job in jobs if job.table == "ancestry"] == [
+                "vit_tiny_p8_64.tin100",
+                "vit_small_p8_64.tin100",
+            ], "the one that is done first"
 
 
 # --- work
+
 
 def test_everything_once_and_then_nothing(tmp_path):
     left, said = work(tmp_path / "out")
     assert left == 0 and said[0] == "7 of 7 runs are left" and said[-1] == "nothing is left" and len(said) == 9
     assert len(records(tmp_path / "out")) == 7
-    assert [p.name.rpartition("-")[0] for p in (tmp_path / "out/mini/local/ancestries").iterdir() if p.name != "ledger"] == ["teacher"]
+    assert [
+        p.name.rpartition("-")[0] for p in (tmp_path / "out/mini/local/ancestries").iterdir() if p.name != "ledger"
+    ] == ["teacher"]
     assert not (tmp_path / "home").exists(), "everything lies in the one folder"
     assert work(tmp_path / "out") == (0, ["0 of 7 runs are left", "nothing is left"])
     shutil.rmtree(tmp_path / "out/mini/local/ancestries")
@@ -142,7 +200,7 @@ def test_everything_once_and_then_nothing(tmp_path):
 
 
 def test_stopped_again_and_again(tmp_path, monkeypatch):
-    "A clock that jumps a second at every look: each call gets through some steps, and all together make the same records."
+    "With a clock that jumps a second at every look, each call does some steps; all together make the same records."
     work(tmp_path / "whole")
     now, real = [0.0], time.time
     calls, pauses = 0, []
@@ -198,15 +256,28 @@ def test_minutes(tmp_path, minutes):
 
 def test_ways_to_run_reach_every_run(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "notebooks", lambda: (_ for _ in ()).throw(FileNotFoundError))
-    ask = ["run", "all", "--profile", "mini", "--engine", "device", "--deterministic", "--results", str(tmp_path / "out")]
+    ask = [
+        "run",
+        "all",
+        "--profile",
+        "mini",
+        "--engine",
+        "device",
+        "--deterministic",
+        "--results",
+        str(tmp_path / "out"),
+    ]
     cli.main([*ask, "--workers", "1", "--minutes", "5"])
-    assert {(r["run_info"]["engine"], r["run_info"]["deterministic"]) for r in records(tmp_path / "out").values()} == {("device", True)}
+    assert {(r["run_info"]["engine"], r["run_info"]["deterministic"]) for r in records(tmp_path / "out").values()} == {
+        ("device", True)
+    }
     assert len(records(tmp_path / "out")) == 7
     with pytest.raises(SystemExit, match="give --minutes, too"):
         cli.main(ask)
 
 
 # --- forecasts
+
 
 def forecast(folder, workers=1):
     jobs, _ = queue.plan_jobs("mini", TABLES)
@@ -217,8 +288,14 @@ def forecast(folder, workers=1):
 def test_only_ancestries_are_compiled(monkeypatch):
     "Compiling takes longer than a short run saves."
     asked = []
-    monkeypatch.setattr(queue.running, "run", lambda recipe, *args, **how: asked.append(("run", how.get("compile"), how["engine"])))
-    monkeypatch.setattr(queue.running, "trained", lambda recipe, *args, **how: asked.append(("trained", how["compile"], how["engine"])) or Path("nowhere"))
+    monkeypatch.setattr(
+        queue.running, "run", lambda recipe, *args, **how: asked.append(("run", how.get("compile"), how["engine"]))
+    )
+    monkeypatch.setattr(
+        queue.running,
+        "trained",
+        lambda recipe, *args, **how: asked.append(("trained", how["compile"], how["engine"])) or Path("nowhere"),
+    )
     for table in ("table2", "ancestry"):
         queue.attempt(queue.Job(table, {}, None), None, "home", time.time() + 1e6, False, compile=True, engine="device")
     assert asked == [("run", None, "device"), ("trained", True, "device")]
@@ -227,10 +304,16 @@ def test_only_ancestries_are_compiled(monkeypatch):
 def test_forecast(tmp_path):
     out = tmp_path / "out"
     lines = forecast(out)
-    assert len(lines) == 8 and all("would run" in line and "time unknown" in line for line in lines[:7]) and "7 runs of unknown time" in lines[7]
+    assert (
+        len(lines) == 8
+        and all("would run" in line and "time unknown" in line for line in lines[:7])
+        and "7 runs of unknown time" in lines[7]
+    )
     work(out)
     lines = forecast(out)
-    assert all("has a record" in line for line in lines[:7]) and lines[7].startswith("about 0 s of training would run, at the speeds")
+    assert all("has a record" in line for line in lines[:7]) and lines[7].startswith(
+        "about 0 s of training would run, at the speeds"
+    )
     for path in (out / "mini/local").glob("*.json"):
         record = json.loads(path.read_text())
         record["train_info"] |= dict(images_per_second=2.0, seconds=500)
@@ -238,12 +321,17 @@ def test_forecast(tmp_path):
     next((out / "mini/local").glob("table2-first-s4*.json")).unlink()
     images = len(lg.load_data(recipes.DataSpec(fraction=0.12)).train) // 32 * 32
     (line,) = [x for x in forecast(out) if "would run  " in x]
-    assert "table2: method first, seed 4" in line and f"{2 * images / 2:.0f} s" in line, "by the speed of the same architecture"
-    begun = out / "mini/local/checkpoints" / f"{next(j for j in queue.plan_jobs('mini', TABLES)[0] if str(j) == 'table2: method first, seed 4').recipe.key}-x"
+    assert "table2: method first, seed 4" in line and f"{2 * images / 2:.0f} s" in line, (
+        "by the speed of the same architecture"
+    )
+    job = next(j for j in queue.plan_jobs("mini", TABLES)[0] if str(j) == "table2: method first, seed 4")
+    begun = out / f"mini/local/checkpoints/{job.recipe.key}-x"
     begun.mkdir(parents=True)
     (begun / "epoch-00001.pt").touch()
     assert "50% done" in [x for x in forecast(out) if "would run  " in x][0]
-    assert forecast(out, 4)[-1].startswith(f"about {images / 2:.0f} s of training would run; 0 minutes with 4 side by side")
+    assert forecast(out, 4)[-1].startswith(
+        f"about {images / 2:.0f} s of training would run; 0 minutes with 4 side by side"
+    )
     for path in (out / "mini/local").glob("*.json"):
         record = json.loads(path.read_text())
         record["run_info"]["device"] = "another"
@@ -253,27 +341,69 @@ def test_forecast(tmp_path):
 
 def test_the_usual_speed_of_the_same_work():
     "The median over runs of the same architecture, image size and precision on this device; whole batches count."
+
     def record(speed, device="cpu", recipe=None, **change):
         recipe = recipe or recipes.Recipe.from_dict(BASE | dict(name="other", seed=9) | change)
-        return dict(run_info=dict(key=recipe.key, device=device), train_info=dict(images_per_second=speed, seconds=7.0), meta_info=dict(recipe=recipe.to_dict(), data_sizes=dict(train=100)))
+        return dict(
+            run_info=dict(key=recipe.key, device=device),
+            train_info=dict(images_per_second=speed, seconds=7.0),
+            meta_info=dict(recipe=recipe.to_dict(), data_sizes=dict(train=100)),
+        )
+
     r = recipes.Recipe.from_dict(BASE | dict(name="this"))
-    others = [record(1e6, **change) for change in (dict(device="another"), dict(shape=dict(depth=1)), dict(shape=dict(heads=1)), dict(ancestry="mini/other"), dict(data=dict(image_size=16)),
-                                                   dict(augment=PLAIN | dict(rand_augment="rand-m9")), dict(train=BASE["train"] | dict(precision="bf16")), dict(train=BASE["train"] | dict(workers=2)))]
+    others = [
+        record(1e6, **change)
+        for change in (
+            dict(device="another"),
+            dict(shape=dict(depth=1)),
+            dict(shape=dict(heads=1)),
+            dict(ancestry="mini/other"),
+            dict(data=dict(image_size=16)),
+            dict(augment=PLAIN | dict(rand_augment="rand-m9")),
+            dict(train=BASE["train"] | dict(precision="bf16")),
+            dict(train=BASE["train"] | dict(workers=2)),
+        )
+    ]
     assert queue.estimate(r, others, "cpu") is None
     assert queue.estimate(r, [*others, record(1.0), record(2.0), record(50.0)], "cpu") == 2 * 96 / 2
-    assert queue.estimate(r, [record(1.0), record(1.0, recipe=r)], "cpu") == 7.0 and queue.estimate(recipes.Recipe.from_dict(BASE | dict(name="none", train=dict(epochs=0))), [], "cpu") == 0
+    assert (
+        queue.estimate(r, [record(1.0), record(1.0, recipe=r)], "cpu") == 7.0
+        and queue.estimate(recipes.Recipe.from_dict(BASE | dict(name="none", train=dict(epochs=0))), [], "cpu") == 0
+    )
 
 
 # --- from a plain copy, without the notebook tools
 
-BLOCKED = ("papermill", "nbdev", "execnb", "fastcore", "datasets", "kornia", "IPython", "ipykernel", "nbformat", "nbclient", "nbconvert", "seaborn", "ghapi", "pytest")
+BLOCKED = (
+    "papermill",
+    "nbdev",
+    "execnb",
+    "fastcore",
+    "datasets",
+    "kornia",
+    "IPython",
+    "ipykernel",
+    "nbformat",
+    "nbclient",
+    "nbconvert",
+    "seaborn",
+    "ghapi",
+    "pytest",
+)
 
 
 def plain(folder, *args):
-    code = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r})); import runpy; sys.argv = ['learngene', *{args!r}]; runpy.run_module('learngene', run_name='__main__')"
+    code = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({BLOCKED!r}))
+sys.argv = ['learngene', *{args!r}]
+runpy.run_module('learngene', run_name='__main__')
+"""
     env = os.environ | dict(LEARNGENE_HOME=str(folder / "home"), COLUMNS="200")
     env.pop("PYTHONPATH", None)
-    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=env, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=env, timeout=300
+    )
 
 
 @pytest.fixture(scope="module")
@@ -292,8 +422,13 @@ def test_the_queue_in_a_plain_copy(copy):
     assert "the paper notebooks are not here: the tables are the sweeps of profile mini" in done.stdout
     assert done.stdout.count("of test images") == 7 and "nothing is left" in done.stdout
     assert not (folder / "home").exists()
-    there = {json.loads(p.read_text())["run_info"]["source"] for p in (folder / "results/mini/local/dirty").glob("*.json")}
-    assert there == {source_digest(folder / "learngene")} and len(list((folder / "results/mini/local/dirty").glob("*.json"))) == 7
+    there = {
+        json.loads(p.read_text())["run_info"]["source"] for p in (folder / "results/mini/local/dirty").glob("*.json")
+    }
+    assert (
+        there == {source_digest(folder / "learngene")}
+        and len(list((folder / "results/mini/local/dirty").glob("*.json"))) == 7
+    )
 
 
 def test_one_sweep_in_a_plain_copy(copy):
@@ -318,7 +453,9 @@ def test_what_a_copy_made_counts_in_a_clean_checkout_of_the_same_code(copy, tmp_
     for record in records(tmp_path / "here").values():
         assert record["run_info"]["code"] == CLEAN | dict(source="copy")
     assert work(tmp_path / "here") == (0, ["0 of 7 runs are left", "nothing is left"])
-    assert "9 already here" in queue.merge_results(folder / "results", tmp_path / "here"), "seven records, the ancestry, and its ledger"
+    assert "9 already here" in queue.merge_results(folder / "results", tmp_path / "here"), (
+        "seven records, the ancestry, and its ledger"
+    )
 
 
 def test_what_other_code_made_does_not_count(copy, tmp_path, monkeypatch):
@@ -329,6 +466,7 @@ def test_what_other_code_made_does_not_count(copy, tmp_path, monkeypatch):
 
 
 # --- merging
+
 
 def files(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
@@ -356,6 +494,7 @@ def begin(out):
     def second(*rest):
         seen.append(rest)
         return step(*rest) if len(seen) < 2 else 1 / 0
+
     with pytest.MonkeyPatch.context() as m:
         m.setattr(train, "train_step", second)
         with pytest.raises(ZeroDivisionError):
@@ -377,7 +516,9 @@ def test_merge_and_go_on(elsewhere, tmp_path, part, profile):
     assert left == 0 and said[0] == "4 of 7 runs are left"
     assert [r["run_info"]["resumed_at"] for r in records(here).values()].count(0.25) == 1
     before = files(here)
-    assert "checkpoint" not in queue.merge_results(elsewhere, here) and files(here) == before, "a checkpoint of a finished run is of no use"
+    assert "checkpoint" not in queue.merge_results(elsewhere, here) and files(here) == before, (
+        "a checkpoint of a finished run is of no use"
+    )
 
 
 @pytest.mark.parametrize("store", ["local", "records"])
@@ -403,9 +544,11 @@ def test_a_damaged_record_merges_nothing(elsewhere, tmp_path):
 
 
 def test_several_profiles_are_merged_all_or_none(tmp_path):
-    "What is damaged in the last stops the first, too; what is hidden, and checkpoints of a finished run, are left where they are."
+    "One damaged record stops all; hidden files and checkpoints of a finished run stay where they are."
     for profile in "ab":
-        Ledger(tmp_path / "out" / profile).add(dict(schema=1, run_info=dict(name="r", seed=0, key=profile * 12, code=CLEAN), train_info={}, meta_info={}))
+        Ledger(tmp_path / "out" / profile).add(
+            dict(schema=1, run_info=dict(name="r", seed=0, key=profile * 12, code=CLEAN), train_info={}, meta_info={})
+        )
     for key in ("a" * 12, "c" * 12):
         folder = tmp_path / "out/a/local/checkpoints" / f"{key}-x"
         folder.mkdir(parents=True)
@@ -419,7 +562,11 @@ def test_several_profiles_are_merged_all_or_none(tmp_path):
     assert not (tmp_path / "here").exists()
     damaged.write_text(whole)
     queue.merge_results(tmp_path / "out", tmp_path / "here")
-    assert sorted(files(tmp_path / "here")) == ["a/local/checkpoints/cccccccccccc-x/epoch-00001.pt", "a/local/r-s0-aaaaaaaaaaaa.json", "b/local/r-s0-bbbbbbbbbbbb.json"]
+    assert sorted(files(tmp_path / "here")) == [
+        "a/local/checkpoints/cccccccccccc-x/epoch-00001.pt",
+        "a/local/r-s0-aaaaaaaaaaaa.json",
+        "b/local/r-s0-bbbbbbbbbbbb.json",
+    ]
 
 
 def test_another_model_of_the_same_ancestry_is_refused(elsewhere, tmp_path):

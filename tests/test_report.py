@@ -1,4 +1,5 @@
 "The report: one html page that parses, shows everything, and escapes what it is given."
+
 import base64
 import html.parser
 import json
@@ -22,6 +23,7 @@ VOID = {"meta", "img", "link", "br", "hr"}
 
 class Page(html.parser.HTMLParser):
     "Elements in order; complains about a tag that is closed out of order, or never."
+
     def __init__(self, text):
         super().__init__()
         self.open, self.elements, self.text = [], [], []
@@ -66,7 +68,13 @@ def figure():
 def test_everything_is_there(results):
     fig = figure()
     results.publish("figure5", "Figure 5: curves", "caption five", "one\ntwo", figure=fig)
-    results.publish("table2", "Table 2: three ways", "caption two", "three", table=pd.DataFrame({"all": ["97.10 ± 0.20 (5)"]}, index=pd.Index(["ours"], name="method")))
+    results.publish(
+        "table2",
+        "Table 2: three ways",
+        "caption two",
+        "three",
+        table=pd.DataFrame({"all": ["97.10 ± 0.20 (5)"]}, index=pd.Index(["ours"], name="method")),
+    )
     results.publish("figure1c", "Figure 1c: heads", "caption one", figure=fig)
     plt.close("all")
     p = page(results)
@@ -75,7 +83,17 @@ def test_everything_is_there(results):
     assert len(pictures) == 2
     for source in pictures:
         assert base64.b64decode(source.removeprefix("data:image/svg+xml;base64,")).lstrip().startswith(b"<?xml")
-    assert {"97.10 ± 0.20 (5)", "ours", "caption one", "caption two", "caption five", "one", "two", "three", "Figure 1c: heads"} <= set(p.text)
+    assert {
+        "97.10 ± 0.20 (5)",
+        "ours",
+        "caption one",
+        "caption two",
+        "caption five",
+        "one",
+        "two",
+        "three",
+        "Figure 1c: heads",
+    } <= set(p.text)
     ids = {a["id"] for _, a in p.elements if "id" in a}
     assert all(a["href"][1:] in ids for a in p.all("a") if a["href"].startswith("#"))
 
@@ -87,7 +105,9 @@ def test_nothing_is_fetched_from_elsewhere(results):
     for _, attrs in p.elements:
         for name in ("src", "href"):
             assert attrs.get(name) == PAPER or not attrs.get(name, "").startswith(("http", "//", "/")), attrs
-    assert PAPER not in [attrs.get("src") for _, attrs in p.elements], "a link to the paper, which nothing follows by itself"
+    assert PAPER not in [attrs.get("src") for _, attrs in p.elements], (
+        "a link to the paper, which nothing follows by itself"
+    )
 
 
 def test_text_is_escaped(results):
@@ -100,7 +120,14 @@ def test_text_is_escaped(results):
 
 def test_numbers_are_shown_as_written(results):
     "A table's cells are text: 97.10 stays 97.10, 007 stays 007, NA stays NA."
-    results.publish("t", "T", "c", table=pd.DataFrame({"a": ["97.10", "90.00"], "b": ["007", "010"], "c": ["NA", ""]}, index=pd.Index(["x", "y"], name="m")))
+    results.publish(
+        "t",
+        "T",
+        "c",
+        table=pd.DataFrame(
+            {"a": ["97.10", "90.00"], "b": ["007", "010"], "c": ["NA", ""]}, index=pd.Index(["x", "y"], name="m")
+        ),
+    )
     assert {"97.10", "90.00", "007", "NA"} <= set(page(results).text)
 
 
@@ -119,13 +146,21 @@ def test_it_says_which_records_are_whose(results):
     results.publish("u", "U", "c", records=[mine])
     p = page(results)
     text = " ".join(p.text)
-    assert "1 run on this machine" in text and "1 committed record" in text and "1 run of a modified tree: not counted as results" in text
+    assert (
+        "1 run on this machine" in text
+        and "1 committed record" in text
+        and "1 run of a modified tree: not counted as results" in text
+    )
     assert "1 made here, 1 replayed from the project's records" in text and "1 of a modified tree" in text
     links = {a["href"] for a in p.all("a") if not a["href"].startswith("#")} - {PAPER}
     assert links == {f"local/{file_name(mine)}", f"records/{file_name(project)}", f"local/dirty/{file_name(dirty)}"}
     assert all((results.folder / link).is_file() for link in links)
-    rows = text[text.index("The runs behind"):]
-    assert "(3)" in rows and [rows.count(n) for n in ("mine", "project", "dirty")] == [1, 1, 1] and {"made here", "replayed", "not counted"} <= set(p.text)
+    rows = text[text.index("The runs behind") :]
+    assert (
+        "(3)" in rows
+        and [rows.count(n) for n in ("mine", "project", "dirty")] == [1, 1, 1]
+        and {"made here", "replayed", "not counted"} <= set(p.text)
+    )
 
 
 def test_no_warning_without_modified_runs(results):
@@ -159,15 +194,27 @@ def test_what_is_missing_takes_the_place_of_what_was_there(results, tmp_path):
     results.publish("t", "Old", "c", table=pd.DataFrame(dict(a=[12345])))
     note_missing(results.folder, "t", notebook, "2 of 10 runs have records; missing: x, seed 0; and 7 more.")
     text = " ".join(page(results).text)
-    assert "T & co: not yet run: 2 of 10 runs have records; missing: x, seed 0; and 7 more." in text and "12345" not in text
+    assert (
+        "T & co: not yet run: 2 of 10 runs have records; missing: x, seed 0; and 7 more." in text
+        and "12345" not in text
+    )
     note_missing(results.folder, "t", notebook, "there is no recipe 'a/b': give one of c, d.")
     p = page(results)
-    assert "T & co: no recipe in this profile." in p.text and [s["id"] for s in p.all("section")] == ["summary", "missing"]
+    assert "T & co: no recipe in this profile." in p.text and [s["id"] for s in p.all("section")] == [
+        "summary",
+        "missing",
+    ]
 
 
-CLAIMS = pd.DataFrame({"verdict": ["holds", "does not hold"], "effect (points)": ["+1.00", "-2.00"],
-                       "95 % interval": ["[+0.50, +1.50]", "[-3.00, -1.00]"], "shown in": ["table2", "table9"]},
-                      index=pd.Index(["a beats b", "c beats d"], name="claim"))
+CLAIMS = pd.DataFrame(
+    {
+        "verdict": ["holds", "does not hold"],
+        "effect (points)": ["+1.00", "-2.00"],
+        "95 % interval": ["[+0.50, +1.50]", "[-3.00, -1.00]"],
+        "shown in": ["table2", "table9"],
+    },
+    index=pd.Index(["a beats b", "c beats d"], name="claim"),
+)
 
 
 def test_it_opens_with_the_answer(results):
@@ -178,28 +225,69 @@ def test_it_opens_with_the_answer(results):
     results.publish("table2", "Table 2: ways to start", "c", records=[run])
     results.publish("claims", "The claims", "c", table=CLAIMS)
     text = " ".join(page(results).text)
-    summary = text[:text.index("Table 2: ways to start")]
-    for said in ("Cluster-Learngene: Inheriting Adaptive Clusters", "digits (up to 100 training and 10 test images)",
-                 "vit_nano_p2_8.digits (12 layers of 8 heads)", "a beats b holds +1.00 [+0.50, +1.50]", "1 made here, 0 replayed",
-                 "Short training. A run here takes 2 optimiser steps", "Clustering by distance has little to find"):
+    summary = text[: text.index("Table 2: ways to start")]
+    for said in (
+        "Cluster-Learngene: Inheriting Adaptive Clusters",
+        "digits (up to 100 training and 10 test images)",
+        "vit_nano_p2_8.digits (12 layers of 8 heads)",
+        "a beats b holds +1.00 [+0.50, +1.50]",
+        "1 made here, 0 replayed",
+        "Short training. A run here takes 2 optimiser steps",
+        "Clustering by distance has little to find",
+    ):
         assert said in summary, said
 
 
 def test_sections_come_in_the_papers_order_and_titles_differ(results):
-    names = ["beyond", "claims", "cost", "fidelity", "figure1c", "figure7", "related", "reviewers", "start", "table1", "table9", "beyond_shapes", "zebra"]
+    names = [
+        "beyond",
+        "claims",
+        "cost",
+        "fidelity",
+        "figure1c",
+        "figure7",
+        "related",
+        "reviewers",
+        "start",
+        "table1",
+        "table9",
+        "beyond_shapes",
+        "zebra",
+    ]
     for name in names:
         results.publish(name, f"Title: {name}", "c")
     p = page(results)
-    assert [s["id"] for s in p.all("section")] == ["summary", "claims", "table1", "table9", "figure1c", "figure7", "fidelity", "start", "beyond",
-                                                    "beyond_shapes", "cost", "reviewers", "related", "zebra"]
+    assert [s["id"] for s in p.all("section")] == [
+        "summary",
+        "claims",
+        "table1",
+        "table9",
+        "figure1c",
+        "figure7",
+        "fidelity",
+        "start",
+        "beyond",
+        "beyond_shapes",
+        "cost",
+        "reviewers",
+        "related",
+        "zebra",
+    ]
     assert set(names) <= set(p.text), "a short title that several share is no label"
 
 
 def test_no_empty_column_and_one_cell_for_a_shared_label(results):
-    frame = pd.DataFrame({"empty": ["", "", ""], "effect": ["+1.0", "", "-2.0"]}, index=pd.MultiIndex.from_product([["x"], list("abc")], names=["images", "method"]))
+    frame = pd.DataFrame(
+        {"empty": ["", "", ""], "effect": ["+1.0", "", "-2.0"]},
+        index=pd.MultiIndex.from_product([["x"], list("abc")], names=["images", "method"]),
+    )
     results.publish("t", "T", "c", table=frame)
     p = page(results)
-    assert "empty" not in p.text and p.text.count("x") == 1 and [a["rowspan"] for a in p.all("th") if "rowspan" in a] == ["3"]
+    assert (
+        "empty" not in p.text
+        and p.text.count("x") == 1
+        and [a["rowspan"] for a in p.all("th") if "rowspan" in a] == ["3"]
+    )
     assert [a["class"] for a in p.all("td")].count("number") == 2
 
 
@@ -212,7 +300,9 @@ def test_the_papers_numbers_stand_in_their_section(results):
 
 def test_it_can_be_used_without_a_mouse_or_eyes(results):
     fig = figure()
-    results.publish("t", "Title", "c", table=pd.DataFrame({"a": [1]}), figure=fig, alt="Two lines that rise.", notes=["A note."])
+    results.publish(
+        "t", "Title", "c", table=pd.DataFrame({"a": [1]}), figure=fig, alt="Two lines that rise.", notes=["A note."]
+    )
     results.publish("u", "Other", "c", figure=fig)
     plt.close("all")
     p = page(results)
@@ -225,6 +315,8 @@ def test_the_link_to_the_runs_opens_them(results):
     results.ledger.add(record(1))
     results.publish("t", "T", "c", records=[record(1)])
     p = page(results)
-    link, = [a for a in p.all("a") if a["href"] == "#runs"]
+    (link,) = [a for a in p.all("a") if a["href"] == "#runs"]
     assert f"getElementById('{p.all('details')[0]['id']}').open = true" in link["onclick"]
-    assert "runs" in {a.get("id") for a in p.all("div")}, "inside the details, so that its address alone opens them, too"
+    assert "runs" in {a.get("id") for a in p.all("div")}, (
+        "inside the details, so that its address alone opens them, too"
+    )

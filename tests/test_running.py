@@ -617,7 +617,9 @@ def test_a_model_that_timm_cannot_build(tmp_path):
         method=dict(name="from-scratch"),
         model=dict(img_size=8, patch_size=2, in_chans=1, num_classes=10, embed_dim=30, depth=1, num_heads=4),
     )
-    with pytest.raises(ValueError, match="model: timm.s VisionTransformer refuses its arguments .dim should be divisible"):
+    with pytest.raises(
+        ValueError, match="model: timm.s VisionTransformer refuses its arguments .dim should be divisible"
+    ):
         run(odd, Ledger(tmp_path / "l"))
 
 

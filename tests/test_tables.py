@@ -1,4 +1,5 @@
 "Tables: numbers against scipy and by hand, and what is published of them."
+
 import json
 import math
 from pathlib import Path
@@ -18,24 +19,61 @@ from learngene.ledger import file_name
 
 
 def record(seed=0, accuracy=0.5, clean=True, name="r", key=None, epochs=2):
-    history = [dict(epoch=e, lr=1e-3, train_loss=None if e == 0 else 2.0 / e, val_accuracy=accuracy * e / max(epochs, 1), val_loss=1.0) for e in range(epochs + 1)]
-    return dict(schema=1, run_info=dict(name=name, seed=seed, key=key or f"{seed:012x}", device="cpu", code=dict(clean=clean, commit="c0ffee", version="1")),
-                train_info=dict(test_accuracy=accuracy, seconds=3.0, history=history),
-                meta_info=dict(params=10, flops=4e9, inherited_params=7, data_sizes=dict(train=100, val=10, test=10),
-                               recipe=dict(ancestry=None, train=dict(epochs=epochs, batch_size=40))))
+    history = [
+        dict(
+            epoch=e,
+            lr=1e-3,
+            train_loss=None if e == 0 else 2.0 / e,
+            val_accuracy=accuracy * e / max(epochs, 1),
+            val_loss=1.0,
+        )
+        for e in range(epochs + 1)
+    ]
+    return dict(
+        schema=1,
+        run_info=dict(
+            name=name,
+            seed=seed,
+            key=key or f"{seed:012x}",
+            device="cpu",
+            code=dict(clean=clean, commit="c0ffee", version="1"),
+        ),
+        train_info=dict(test_accuracy=accuracy, seconds=3.0, history=history),
+        meta_info=dict(
+            params=10,
+            flops=4e9,
+            inherited_params=7,
+            data_sizes=dict(train=100, val=10, test=10),
+            recipe=dict(ancestry=None, train=dict(epochs=epochs, batch_size=40)),
+        ),
+    )
 
 
 def cells_and_records(accuracies):
     "One cell a method, one run a seed."
-    cells = [(dict(method=m, images="all", seed=s), None) for m, values in accuracies.items() for s in range(len(values))]
-    records = [record(s, a, name=m, key=f"{i:06x}{s:06x}") for i, (m, values) in enumerate(accuracies.items()) for s, a in enumerate(values)]
+    cells = [
+        (dict(method=m, images="all", seed=s), None) for m, values in accuracies.items() for s in range(len(values))
+    ]
+    records = [
+        record(s, a, name=m, key=f"{i:06x}{s:06x}")
+        for i, (m, values) in enumerate(accuracies.items())
+        for s, a in enumerate(values)
+    ]
     return cells, records
 
 
 AB = dict(ours=[0.91, 0.93, 0.95, 0.90], theirs=[0.90, 0.90, 0.91, 0.91])
 
 
-@pytest.mark.parametrize("values, text", [([0.5], "50.00 (1)"), ([0.9, 0.9], "90.00 ± 0.00 (2)"), ([0.1, 0.2, 0.3], "20.00 ± 10.00 (3)"), ([1.0, 0.98765], "99.38 ± 0.87 (2)")])
+@pytest.mark.parametrize(
+    "values, text",
+    [
+        ([0.5], "50.00 (1)"),
+        ([0.9, 0.9], "90.00 ± 0.00 (2)"),
+        ([0.1, 0.2, 0.3], "20.00 ± 10.00 (3)"),
+        ([1.0, 0.98765], "99.38 ± 0.87 (2)"),
+    ],
+)
 def test_mean_sd(values, text):
     assert T.mean_sd(values) == text
     assert T.mean_sd(pd.Series(values)) == text
@@ -44,7 +82,9 @@ def test_mean_sd(values, text):
 def test_mean_sd_is_the_sample_deviation():
     values = np.random.RandomState(0).rand(7)
     mean, sd = (float(x) for x in T.mean_sd(values).removesuffix(" (7)").split(" ± "))
-    assert mean == pytest.approx(values.mean() * 100, abs=0.006) and sd == pytest.approx(np.std(values, ddof=1) * 100, abs=0.006)
+    assert mean == pytest.approx(values.mean() * 100, abs=0.006) and sd == pytest.approx(
+        np.std(values, ddof=1) * 100, abs=0.006
+    )
 
 
 def test_to_frame():
@@ -52,7 +92,15 @@ def test_to_frame():
     frame = T.to_frame(cells, records)
     assert len(frame) == 8 and list(frame.accuracy) == AB["ours"] + AB["theirs"]
     row = frame.iloc[5]
-    assert (row.method, row.seed, row.params, row.gmacs, row.inherited_params, row.seconds, row.epochs) == ("theirs", 1, 10, 2.0, 7, 3.0, 2) and row.record == file_name(records[5])
+    assert (row.method, row.seed, row.params, row.gmacs, row.inherited_params, row.seconds, row.epochs) == (
+        "theirs",
+        1,
+        10,
+        2.0,
+        7,
+        3.0,
+        2,
+    ) and row.record == file_name(records[5])
     with pytest.raises(ValueError):
         T.to_frame(cells, records[1:])
 
@@ -64,7 +112,12 @@ def test_to_curves_and_epochs_to():
     assert means == {0: 0.0, 1: pytest.approx(0.35), 2: pytest.approx(0.7)}
     assert [T.epochs_to(curves, "a", t) for t in (0.0, 0.1, 0.35, 0.351, 0.7, 0.71)] == [0, 1, 1, 2, 2, None]
     assert T.epochs_to(curves, "b", 0.7) is None
-    assert "does not reach" in T.describe_epochs(curves, "b", 0.7) and T.describe_epochs(curves, "a", 0.3) == "a reaches it after 1 epoch" and T.describe_epochs(curves, "a", 0.7) == "a reaches it after 2 epochs" and "before training" in T.describe_epochs(curves, "a", 0)
+    assert (
+        "does not reach" in T.describe_epochs(curves, "b", 0.7)
+        and T.describe_epochs(curves, "a", 0.3) == "a reaches it after 1 epoch"
+        and T.describe_epochs(curves, "a", 0.7) == "a reaches it after 2 epochs"
+        and "before training" in T.describe_epochs(curves, "a", 0)
+    )
 
 
 def test_curves_of_runs_without_validation_are_a_clear_error():
@@ -76,7 +129,12 @@ def test_curves_of_runs_without_validation_are_a_clear_error():
 
 
 def test_table_keeps_the_order_of_the_sweep():
-    rows = [dict(method=m, images=i, seed=s, accuracy=0.5 + 0.1 * s + 0.01 * len(m)) for m in ("z", "aa", "mmm") for i in ("small", "all") for s in (0, 1)]
+    rows = [
+        dict(method=m, images=i, seed=s, accuracy=0.5 + 0.1 * s + 0.01 * len(m))
+        for m in ("z", "aa", "mmm")
+        for i in ("small", "all")
+        for s in (0, 1)
+    ]
     shown = T.table(pd.DataFrame(rows), "method", "images")
     assert list(shown.index) == ["z", "aa", "mmm"] and list(shown.columns) == ["small", "all"]
     assert shown.loc["aa", "all"] == "57.00 ± 7.07 (2)"
@@ -89,13 +147,22 @@ def test_compare_is_the_paired_t_test():
     theirs = stats.ttest_rel(a, b)
     interval = theirs.confidence_interval(0.95)
     assert found["n"] == 4 and found["difference"] == pytest.approx((a - b).mean())
-    assert (found["p"], found["low"], found["high"]) == (pytest.approx(theirs.pvalue), pytest.approx(interval.low), pytest.approx(interval.high))
+    assert (found["p"], found["low"], found["high"]) == (
+        pytest.approx(theirs.pvalue),
+        pytest.approx(interval.low),
+        pytest.approx(interval.high),
+    )
     d = a - b
     t = d.mean() / math.sqrt(((d - d.mean()) ** 2).sum() / 3 / 4)
     assert found["p"] == pytest.approx(2 * stats.t.sf(abs(t), 3))
     back = T.compare(frame, "theirs", "ours")
-    assert back["difference"] == -found["difference"] and back["p"] == pytest.approx(found["p"]) and back["low"] == pytest.approx(-found["high"])
-    assert T.describe_difference(found) == f"{found['difference']:+.2f} points [{found['low']:+.2f}, {found['high']:+.2f}], p = {found['p']:.2g}, 4 seeds"
+    assert (
+        back["difference"] == -found["difference"]
+        and back["p"] == pytest.approx(found["p"])
+        and back["low"] == pytest.approx(-found["high"])
+    )
+    difference, low, high = (f"{found[k]:+.2f}" for k in ("difference", "low", "high"))
+    assert T.describe_difference(found) == f"{difference} points [{low}, {high}], p = {found['p']:.2g}, 4 seeds"
 
 
 def test_compare_pairs_by_seed_not_by_order():
@@ -104,7 +171,9 @@ def test_compare_pairs_by_seed_not_by_order():
 
 
 def test_compare_of_equal_methods():
-    frame = T.to_frame(*cells_and_records(dict(a=[0.5, 0.75], b=[0.5, 0.75], c=[0.25, 0.5], d=[0.5, 0.5], e=[0.25, 0.25])))
+    frame = T.to_frame(
+        *cells_and_records(dict(a=[0.5, 0.75], b=[0.5, 0.75], c=[0.25, 0.5], d=[0.5, 0.5], e=[0.25, 0.25]))
+    )
     assert T.compare(frame, "a", "b")["p"] == 1.0 and T.compare(frame, "a", "b")["difference"] == 0
     assert T.compare(frame, "d", "e") == dict(difference=25.0, low=25.0, high=25.0, p=0.0, n=2)  # no seed matters
     same = T.compare(frame, "a", "c")  # it does, and twice the same difference is chance
@@ -119,7 +188,14 @@ def test_compare_of_a_difference_that_is_the_same_at_every_seed(n, recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("accuracies", [dict(ours=[0.9], theirs=[0.8]), dict(ours=[0.9, 0.8, 0.7], theirs=[0.8, 0.7]), pytest.param(dict(ours=[0.9, 0.8]))])
+@pytest.mark.parametrize(
+    "accuracies",
+    [
+        dict(ours=[0.9], theirs=[0.8]),
+        dict(ours=[0.9, 0.8, 0.7], theirs=[0.8, 0.7]),
+        pytest.param(dict(ours=[0.9, 0.8])),
+    ],
+)
 def test_compare_wants_the_same_seeds(accuracies):
     with pytest.raises(ValueError, match="seeds"):
         T.compare(T.to_frame(*cells_and_records(accuracies)), "ours", "theirs")
@@ -136,7 +212,11 @@ def test_draw_curves():
     _, ax = plt.subplots()
     assert T.draw_curves(curves, ax) is ax
     lines = {line.get_label(): line for line in ax.get_lines()}
-    assert list(lines) == ["a", "b"] and list(lines["a"].get_ydata()) == pytest.approx([0, 35, 70]) and list(lines["a"].get_xdata()) == [0, 1, 2]
+    assert (
+        list(lines) == ["a", "b"]
+        and list(lines["a"].get_ydata()) == pytest.approx([0, 35, 70])
+        and list(lines["a"].get_xdata()) == [0, 1, 2]
+    )
     top = ax.collections[0].get_paths()[0].vertices[:, 1].max()
     assert top == pytest.approx(70 + np.std([80, 60], ddof=1))
     plt.close("all")
@@ -144,12 +224,20 @@ def test_draw_curves():
 
 def test_intervals_reach_from_low_to_high():
     _, ax = plt.subplots()
-    T.draw_intervals(pd.DataFrame([dict(difference=1.0, low=0.5, high=3.0), dict(difference=-2.0, low=-2.1, high=-1.0)]), ["a", "b"], ax)
-    assert [bar.get_segments()[0].tolist() for bar in ax.collections] == [[[0.5, 0], [3, 0]], [[-2.1, 1], [-1, 1]]] and ax.yaxis_inverted()
+    T.draw_intervals(
+        pd.DataFrame([dict(difference=1.0, low=0.5, high=3.0), dict(difference=-2.0, low=-2.1, high=-1.0)]),
+        ["a", "b"],
+        ax,
+    )
+    assert [bar.get_segments()[0].tolist() for bar in ax.collections] == [
+        [[0.5, 0], [3, 0]],
+        [[-2.1, 1], [-1, 1]],
+    ] and ax.yaxis_inverted()
     plt.close("all")
 
 
 # --- publishing
+
 
 @pytest.fixture
 def results(tmp_path):
@@ -169,13 +257,29 @@ def test_publish_writes_what_it_is_given(results):
     results.publish("t2", "Title", "Caption")
     plt.close("all")
     folder = results.folder
-    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == ["figures/t1.png", "figures/t1.svg", "tables/t1.csv", "tables/t1.json", "tables/t2.json"]
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
+        "figures/t1.png",
+        "figures/t1.svg",
+        "tables/t1.csv",
+        "tables/t1.json",
+        "tables/t2.json",
+    ]
     assert "dc:date" not in (folder / "figures/t1.svg").read_text(), "a figure made again is the same file"
     assert (folder / "tables/t1.csv").read_text() == 'method,all\n"a,b",1 ± 2\n'
     card = json.loads((folder / "tables/t1.json").read_text())
-    assert (card["title"], card["caption"], card["text"], card["table"], card["figure"]) == ("Title", "Caption", "Text", "tables/t1.csv", "figures/t1.svg")
+    assert (card["title"], card["caption"], card["text"], card["table"], card["figure"]) == (
+        "Title",
+        "Caption",
+        "Text",
+        "tables/t1.csv",
+        "figures/t1.svg",
+    )
     card = json.loads((folder / "tables/t2.json").read_text())
-    assert card["table"] is None and card["figure"] is None and card["records"] == dict(yours=[], committed=[], not_counted=[])
+    assert (
+        card["table"] is None
+        and card["figure"] is None
+        and card["records"] == dict(yours=[], committed=[], not_counted=[])
+    )
 
 
 def test_publish_says_where_records_lie(results):
@@ -185,11 +289,13 @@ def test_publish_says_where_records_lie(results):
     store = results.folder / "records"
     store.mkdir()
     (store / file_name(project)).write_text(json.dumps(project))
-    assert origin(results, [mine, project, dirty]) == dict(yours=[file_name(mine)], committed=[file_name(project)], not_counted=[file_name(dirty)])
+    assert origin(results, [mine, project, dirty]) == dict(
+        yours=[file_name(mine)], committed=[file_name(project)], not_counted=[file_name(dirty)]
+    )
 
 
 def test_a_run_of_a_modified_tree_is_not_called_committed(tmp_path):
-    "`--fresh` on a modified tree: the committed record of the same run exists, but it is not where the numbers come from."
+    "`--fresh` on a modified tree: numbers do not come from the committed record of the same run."
     results = T.Results("demo", tmp_path, fresh=True)
     (results.folder / "records").mkdir(parents=True)
     (results.folder / "records" / file_name(record(1))).write_text(json.dumps(record(1, accuracy=0.1)))
@@ -215,6 +321,7 @@ def test_fresh_ignores_the_committed_records(tmp_path):
 
 # --- shorter trainings
 
+
 def long_run(seed=0, epochs=4, **changes):
     run = record(seed, epochs=epochs, key=f"{epochs:06x}{seed:06x}")
     run["meta_info"] |= dict(data_fingerprint="d", ancestry="a") | changes
@@ -224,7 +331,14 @@ def long_run(seed=0, epochs=4, **changes):
 
 def test_shorter_runs_are_the_same_but_for_their_length(results):
     shown, shorter, other = long_run(), long_run(epochs=2), long_run(epochs=1, ancestry="b")
-    for run in (shown, shorter, other, long_run(1, epochs=3, data_fingerprint="e"), long_run(epochs=0), long_run(epochs=8)):
+    for run in (
+        shown,
+        shorter,
+        other,
+        long_run(1, epochs=3, data_fingerprint="e"),
+        long_run(epochs=0),
+        long_run(epochs=8),
+    ):
         results.ledger.add(run)
     assert [run["run_info"]["key"] for run in results.shorter_runs(shown)] == [shorter["run_info"]["key"]]
 
@@ -234,14 +348,24 @@ def test_shorter_runs_are_the_same_but_for_their_length(results):
 
 def table_frame(**methods):
     "A frame of two columns, 'a' with the accuracies given and 'b' with the same ones, reversed over seeds."
-    rows = [dict(method=m, images=images, seed=s, accuracy=v) for m, values in methods.items() for images in "ab" for s, v in enumerate(values if images == "a" else values[::-1])]
+    rows = [
+        dict(method=m, images=images, seed=s, accuracy=v)
+        for m, values in methods.items()
+        for images in "ab"
+        for s, v in enumerate(values if images == "a" else values[::-1])
+    ]
     return pd.DataFrame(rows)
 
 
 def test_against_is_compare_cell_by_cell():
     frame = table_frame(**AB, third=[0.5, 0.6, 0.55, 0.52])
     effects = T.against(frame, "ours")
-    assert list(zip(effects.images, effects.method)) == [("a", "theirs"), ("a", "third"), ("b", "theirs"), ("b", "third")]
+    assert list(zip(effects.images, effects.method)) == [
+        ("a", "theirs"),
+        ("a", "third"),
+        ("b", "theirs"),
+        ("b", "third"),
+    ]
     for row in effects.to_dict("records"):
         alone = T.compare(frame[frame.images == row["images"]], "ours", row["method"])
         assert all(row[k] == pytest.approx(alone[k]) for k in ("difference", "low", "high", "p", "n"))
@@ -250,18 +374,36 @@ def test_against_is_compare_cell_by_cell():
 
 
 def test_say_against_names_every_row_once():
-    frame = table_frame(ours=[0.90, 0.91, 0.92], worse=[0.80, 0.81, 0.82 - 1e-4], same=[0.90, 0.92, 0.91], better=[0.95, 0.96, 0.97 + 1e-4])
+    frame = table_frame(
+        ours=[0.90, 0.91, 0.92],
+        worse=[0.80, 0.81, 0.82 - 1e-4],
+        same=[0.90, 0.92, 0.91],
+        better=[0.95, 0.96, 0.97 + 1e-4],
+    )
     lines = T.describe_effects(T.against(frame, "ours"), "ours").splitlines()
-    assert len(lines) == 3 and all(f" {word} {m} (" in line for line in lines[:2] for word, m in [("better than", "worse"), ("worse than", "better"), ("not clearly different from", "same")])
+    assert len(lines) == 3 and all(
+        f" {word} {m} (" in line
+        for line in lines[:2]
+        for word, m in [("better than", "worse"), ("worse than", "better"), ("not clearly different from", "same")]
+    )
 
 
 def test_a_verdict_is_by_p_and_sign():
-    assert [T.verdict(dict(difference=d, p=p)) for d, p in [(1, 0.01), (-1, 0.01), (1, 0.05), (0.0, 0.0)]] == ["better", "worse", "no clear difference", "no clear difference"]
+    assert [T.verdict(dict(difference=d, p=p)) for d, p in [(1, 0.01), (-1, 0.01), (1, 0.05), (0.0, 0.0)]] == [
+        "better",
+        "worse",
+        "no clear difference",
+        "no clear difference",
+    ]
 
 
 def test_differences_are_paired_by_seed():
     d = T.differences(table_frame(**AB), "ours")
-    assert d.shape == (4, 2) and np.allclose(d["a", "theirs"], [1, 3, 4, -1]) and np.allclose(d["b", "theirs"], [-1, 4, 3, 1])
+    assert (
+        d.shape == (4, 2)
+        and np.allclose(d["a", "theirs"], [1, 3, 4, -1])
+        and np.allclose(d["b", "theirs"], [-1, 4, 3, 1])
+    )
     frame = table_frame(**AB)
     for broken in (frame.iloc[1:], frame[frame.seed == 0]):
         with pytest.raises(ValueError, match="same two or more seeds"):
@@ -281,17 +423,34 @@ def test_judge_against_scipy():
 
 
 def test_holm():
-    "The least p is compared with a third of the level, the next with half of it, the last with all; nothing is clear behind one that is not."
-    assert T.holm([0.03, 0.01, 0.02]) == [True] * 3 and T.holm([0.001, 0.04, 0.03]) == [True, False, False] and T.holm([0.02, 0.02, 0.02]) == [False] * 3
+    "The least of three p is compared with a third of the level, the next with half, the last with all of it."
+    assert (
+        T.holm([0.03, 0.01, 0.02]) == [True] * 3
+        and T.holm([0.001, 0.04, 0.03]) == [True, False, False]
+        and T.holm([0.02, 0.02, 0.02]) == [False] * 3
+    )
 
 
 CLEAR, NOISE = [1.0, 1.1, 0.9, 1.05], [0.5, -0.5, 0.4, -0.4]
 
 
-@pytest.mark.parametrize("columns, verdict", [
-    ([CLEAR], "holds"), ([CLEAR, NOISE], "holds"), ([[5 * x for x in CLEAR], NOISE, NOISE[::-1]], "holds in part"), ([NOISE], "undecided"), ([[-x for x in CLEAR]], "does not hold"),
-    ([CLEAR, [-x for x in CLEAR]], "holds in part"), ([[5 * x for x in CLEAR], [-x for x in CLEAR]], "holds in part"), ([CLEAR, [-5 * x for x in CLEAR]], "does not hold"), ([NOISE, [-x / 9 for x in CLEAR]], "does not hold"), ([[0.0] * 4], "undecided"),
-    ([[x + 0.2 for x in NOISE]], "undecided"), ([[x - 0.2 for x in NOISE]], "undecided")])
+@pytest.mark.parametrize(
+    "columns, verdict",
+    [
+        ([CLEAR], "holds"),
+        ([CLEAR, NOISE], "holds"),
+        ([[5 * x for x in CLEAR], NOISE, NOISE[::-1]], "holds in part"),
+        ([NOISE], "undecided"),
+        ([[-x for x in CLEAR]], "does not hold"),
+        ([CLEAR, [-x for x in CLEAR]], "holds in part"),
+        ([[5 * x for x in CLEAR], [-x for x in CLEAR]], "holds in part"),
+        ([CLEAR, [-5 * x for x in CLEAR]], "does not hold"),
+        ([NOISE, [-x / 9 for x in CLEAR]], "does not hold"),
+        ([[0.0] * 4], "undecided"),
+        ([[x + 0.2 for x in NOISE]], "undecided"),
+        ([[x - 0.2 for x in NOISE]], "undecided"),
+    ],
+)
 def test_verdicts(columns, verdict):
     assert T.judge(pd.DataFrame(columns).T)["verdict"] == verdict
 
@@ -303,6 +462,7 @@ def test_find_runs_nothing(tmp_path):
 
 # --- the paper's numbers
 
+
 def test_published_numbers_have_sources_and_are_sane():
     import csv
 
@@ -310,13 +470,28 @@ def test_published_numbers_have_sources_and_are_sane():
         rows = list(csv.DictReader(f))
     assert list(rows[0]) == ["table", "row", "column", "value", "unit", "source"] and all(all(r.values()) for r in rows)
     assert len({(r["table"], r["row"], r["column"]) for r in rows}) == len(rows)
-    assert all(math.isfinite(float(r["value"])) for r in rows) and {r["unit"] for r in rows} >= {"%", "points", "M", "G", "times", "images"}
+    assert all(math.isfinite(float(r["value"])) for r in rows) and {r["unit"] for r in rows} >= {
+        "%",
+        "points",
+        "M",
+        "G",
+        "times",
+        "images",
+    }
 
 
-@pytest.mark.parametrize("table, row, column, value", [
-    ("table8", "10", "cifar100", 85.38), ("table8", "100", "cifar100", 80.45), ("table1", "DeiT-B, 12 heads, 12 layers", "parameters", 64.385), ("table2", "cluster-learngene - auto-learngene", "inat2019", 11.17),
-    ("figure4", "cluster-learngene, DeiT-S", "accuracy", 78.43), ("figure8", "from-scratch / cluster-learngene", "cost of training, DeiT-S", 4.0), ("table9", "more heads in later layers - more heads in earlier layers", "accuracy", 1.45),
-])
+@pytest.mark.parametrize(
+    "table, row, column, value",
+    [
+        ("table8", "10", "cifar100", 85.38),
+        ("table8", "100", "cifar100", 80.45),
+        ("table1", "DeiT-B, 12 heads, 12 layers", "parameters", 64.385),
+        ("table2", "cluster-learngene - auto-learngene", "inat2019", 11.17),
+        ("figure4", "cluster-learngene, DeiT-S", "accuracy", 78.43),
+        ("figure8", "from-scratch / cluster-learngene", "cost of training, DeiT-S", 4.0),
+        ("table9", "more heads in later layers - more heads in earlier layers", "accuracy", 1.45),
+    ],
+)
 def test_published(table, row, column, value):
     known = T.published(table).set_index(["row", "column"])
     assert known.value[row, column] == value and known.source[row, column]
@@ -330,21 +505,42 @@ def test_published_of_what_is_not_known(monkeypatch):
 
 
 def test_beside_paper():
-    frame = pd.DataFrame([dict(eps=e, seed=s, accuracy=a + s / 100) for e, a in ((1, 0.80), (10, 0.85), (30, 0.84)) for s in (0, 1)])
+    frame = pd.DataFrame(
+        [dict(eps=e, seed=s, accuracy=a + s / 100) for e, a in ((1, 0.80), (10, 0.85), (30, 0.84)) for s in (0, 1)]
+    )
     side = T.beside_paper(frame, "table8", "eps")
     assert list(side.index) == ["1", "10", "30"] and list(side.columns) == ["paper", "ours", "difference"]
-    assert list(side.loc["1"]) == ["85.27", "80.50 ± 0.71 (2)", "-4.77"] and list(side.loc["30"]) == ["", "84.50 ± 0.71 (2)", ""]
+    assert list(side.loc["1"]) == ["85.27", "80.50 ± 0.71 (2)", "-4.77"] and list(side.loc["30"]) == [
+        "",
+        "84.50 ± 0.71 (2)",
+        "",
+    ]
     assert list(T.beside_paper(frame, "table5", "eps").paper) == ["", "", ""]
     sizes = pd.DataFrame([dict(model="DeiT-B, 12 heads, 12 layers", seed=s, accuracy=0.8) for s in (0, 1)])
-    assert list(T.beside_paper(sizes, "table1", "model").paper) == [""], "what the paper tells of it are parameters and operations"
+    assert list(T.beside_paper(sizes, "table1", "model").paper) == [""], (
+        "what the paper tells of it are parameters and operations"
+    )
     with pytest.raises(ValueError, match="several runs of one seed"):
         T.beside_paper(pd.concat([frame, frame]), "table8", "eps")
 
 
 def test_beside_paper_of_a_difference_is_paired():
-    accuracies = {("cluster-learngene", "25 %"): [0.9, 0.7], ("from-scratch", "25 %"): [0.8, 0.5], ("cluster-learngene", "100 %"): [0.9, 0.9]}
-    frame = pd.DataFrame([dict(method=m, images=i, seed=s, accuracy=a) for (m, i), values in accuracies.items() for s, a in enumerate(values)])
+    accuracies = {
+        ("cluster-learngene", "25 %"): [0.9, 0.7],
+        ("from-scratch", "25 %"): [0.8, 0.5],
+        ("cluster-learngene", "100 %"): [0.9, 0.9],
+    }
+    frame = pd.DataFrame(
+        [
+            dict(method=m, images=i, seed=s, accuracy=a)
+            for (m, i), values in accuracies.items()
+            for s, a in enumerate(values)
+        ]
+    )
     side = T.beside_paper(frame.sample(frac=1, random_state=0), "table3", "method", "images")
-    assert list(side.loc["cluster-learngene - from-scratch", "25 %"]) == ["7.09", "15.00 ± 7.07 (2)", "+7.91"] and len(side) == 4
+    assert (
+        list(side.loc["cluster-learngene - from-scratch", "25 %"]) == ["7.09", "15.00 ± 7.07 (2)", "+7.91"]
+        and len(side) == 4
+    )
     with pytest.raises(ValueError, match="same seeds"):
         T.beside_paper(frame[(frame.seed == 0) | (frame.method == "from-scratch")], "table3", "method", "images")

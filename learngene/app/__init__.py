@@ -1,1 +1,1 @@
-"The application around the library: command line, queue of runs, report and benchmark. Written by hand; the library never imports it."
+"Command line, queue of runs, report and benchmark; written by hand, never imported by the library."

@@ -81,7 +81,10 @@ def command(function):
 
 
 def _complete_fresh(arguments):
-    "Give `--fresh` its value `all` where none follows; typer has no options with an optional value."
+    """Give `--fresh` its value `all` where none follows.
+
+    Typer has no options with an optional value.
+    """
     is_bare = [a == "--fresh" and (b is None or b.startswith("-")) for a, b in zip(arguments, [*arguments[1:], None])]
     return ["--fresh=all" if bare else str(a) for a, bare in zip(arguments, is_bare)]
 
@@ -157,7 +160,10 @@ def run(
 
 
 def _run_notebooks(paths, parameters, fresh_tables, results):
-    "Run notebooks: first those that train, one by one; then those with all records, side by side; then the report."
+    """Run notebooks and write the report.
+
+    Those that train run first, one by one; then those with all records, side by side.
+    """
     from ..tables import Results
     from .report import write_report
 
@@ -232,7 +238,10 @@ def _has_all_records(job, results):
 
 
 def _notebook_parameters(paths, settings, own):
-    "Parse `--set` options and check them against every notebook. ValueError for a name with an option of its own."
+    """Parse `--set` options and check them against every notebook.
+
+    Raises ValueError for a name with an option of its own.
+    """
     import yaml
 
     parameters = {}
@@ -276,7 +285,10 @@ def _run_queue(table, profile, minutes, fresh, workers, results, settings, run_o
 
 
 def _sweeps_of_tables(table, profile, settings):
-    "Map each table to the sweeps its notebook shows; without notebooks, each sweep of the profile to itself."
+    """Map each table to the sweeps its notebook shows.
+
+    Without notebooks, map each sweep of the profile to itself.
+    """
     from .queue import sweeps_of
 
     try:
@@ -359,7 +371,10 @@ def sweep(
 
 
 def _store_of(path, sweep):
-    "Name the folder of results for a sweep's records: its profile, or, for a file of your own, the sweep's name."
+    """Name the folder of results for a sweep's records.
+
+    It is the sweep's profile or, for a file of your own, the sweep's name.
+    """
     from ..recipe import find_recipe, recipes_folder
 
     file = find_recipe(path).resolve()

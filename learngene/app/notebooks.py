@@ -123,7 +123,10 @@ def replay_notebooks(jobs, workers):
 
 
 def _replay(path, output, parameters):
-    "Run one notebook in this process without training; returns what it printed, and its error or None."
+    """Run one notebook in this process without training.
+
+    Returns what it printed, and its error or None.
+    """
     os.environ.update(LEARNGENE_REPLAY="1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     error = None

@@ -124,7 +124,10 @@ class _One:
 
 
 def _weights_are_here(job, home):
-    "Is there a trained model of this ancestry? (By name; `running.ensure_trained` looks more closely.)"
+    """Tell whether there is a trained model of this ancestry, by its folder's name.
+
+    `running.ensure_trained` looks more closely.
+    """
     return any(list(folder.glob(f"{job.recipe.name}-*")) for folder in running.ancestry_folders(home) if folder.is_dir())
 
 

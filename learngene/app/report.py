@@ -19,7 +19,10 @@ _WORDS = dict(yours="made here", committed="replayed", not_counted="not counted"
 
 
 def write_report(folder) -> Path:
-    "Write `report.html` into a profile's results folder, from its cards. FileNotFoundError when there are none."
+    """Write `report.html` into a profile's results folder, from its cards.
+
+    Raises FileNotFoundError when there are none.
+    """
     import jinja2
 
     folder = Path(folder)
@@ -42,7 +45,7 @@ def write_report(folder) -> Path:
 
 
 def note_missing(folder, name, notebook, why) -> Path:
-    "Write the card of a table that cannot be made, in place of one that could: its title, and what is missing."
+    """Write the card of a table that cannot be made: its title, and what is missing."""
     title = "".join(json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"][0]["source"]).splitlines()[0]
     why = why if "records" in why else f"{why.split(':')[0]}."
     card = dict(name=name, title=title.removeprefix("# "), caption="", text="", alt="", notes=[], table=None, figure=None,
@@ -59,7 +62,10 @@ def _rank(name):
 
 
 def _complete(card, folder, labels):
-    "Add what the page shows of a card: its label, table, figure and paragraphs, and the paper's own numbers."
+    """Add to a card what the page shows.
+
+    That is its label, table, figure and paragraphs, and the paper's own numbers.
+    """
     short, _, rest = card["title"].partition(":")
     card["label"] = short if labels[short] == 1 else rest.strip()
     card["header"], card["rows"] = _table(folder / card["table"]) if card["table"] else ([], [])
@@ -70,7 +76,10 @@ def _complete(card, folder, labels):
 
 
 def _table(path):
-    "A csv as (header, rows of cells), without empty columns; a cell is (text, kind, rows it spans)."
+    """Read a csv file as (header, rows of cells), without empty columns.
+
+    A cell is (text, kind, rows it spans).
+    """
     with open(path, encoding="utf-8", newline="") as file:
         header, *body = csv.reader(file)
     kept = [i for i, name in enumerate(header) if any(row[i] for row in body) or not body]
