@@ -7,8 +7,8 @@ import torch
 def image_batches(images, batch_size, model=None):
     """Yield image tensors (B, C, H, W) from a tensor, a Dataset or a DataLoader.
 
-    Labels are dropped. With `model`, a timm VisionTransformer, the images are checked against its input. Raises ValueError for anything
-    that holds no images, and for images of another size, channel count or type.
+    Labels are dropped. With `model`, a timm VisionTransformer, the images are checked against its input.
+    Raises ValueError for anything that holds no images, and for images of another size, channel count or type.
     """
     for batch in _tensors(images, batch_size):
         if model is not None:

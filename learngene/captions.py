@@ -1,4 +1,5 @@
 """What every caption says of its runs: how long they trained, and how alike their ancestry's heads are."""
+
 from functools import cache
 
 from .ancestry import load_ancestry, shipped
@@ -37,7 +38,11 @@ def training_budget(
     epochs = _range([r["meta_info"]["recipe"]["train"]["epochs"] for r in trained])
     steps = _range([steps_of(r) for r in trained])
     ours = f"A run here takes {steps} optimiser steps ({epochs} epoch{'s' * (epochs != '1')})"
-    return f"{ours}; the paper's about {round(paper_steps(), -3):,} (50 epochs of ImageNet)." if has_numbers() else f"{ours}."
+    return (
+        f"{ours}; the paper's about {round(paper_steps(), -3):,} (50 epochs of ImageNet)."
+        if has_numbers()
+        else f"{ours}."
+    )
 
 
 def _range(values):
@@ -66,8 +71,10 @@ def alike_heads(
     sentences = []
     for ancestry in _known_ancestries(records):
         mean, most = head_spread(ancestry)
-        sentences.append(f"The heads of {ancestry} look {mean:.2f} times as far as attention to all tokens alike, "
-                         f"none differs from it by more than {most:.0%}{_beside_deit_b()}.")
+        sentences.append(
+            f"The heads of {ancestry} look {mean:.2f} times as far as attention to all tokens alike, "
+            f"none differs from it by more than {most:.0%}{_beside_deit_b()}."
+        )
     return " ".join(sentences)
 
 
@@ -94,9 +101,18 @@ def caveats(
     """
     budget, heads = training_budget(records), alike_heads(records)
     alike = heads and max(head_spread(name)[1] for name in _known_ancestries(records)) < 0.5
-    return [*filter(None, [
-        budget and f"Short training. {budget} A start shows most early, so that effects here may be larger than the paper's.",
-        heads and f"Heads at nearly the same distance. {heads} Clustering by distance has little to find." if alike else heads])]
+    return [
+        *filter(
+            None,
+            [
+                budget
+                and f"Short training. {budget} A start shows most early, so effects here may exceed the paper's.",
+                heads and f"Heads at nearly the same distance. {heads} Clustering by distance has little to find."
+                if alike
+                else heads,
+            ],
+        )
+    ]
 
 
 def describe_data(

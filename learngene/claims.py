@@ -1,4 +1,5 @@
 """The paper's claims, the runs that can speak to each, and what they say: one verdict by one rule for all."""
+
 from dataclasses import dataclass
 
 import pandas as pd
@@ -14,6 +15,7 @@ UNMEASURED = "not yet measured at this scale"
 @dataclass(frozen=True)
 class Claim:
     "A claim of the paper, and the comparisons of one table that it rests on."
+
     text: str
     table: str  # the paper's table or figure, as its recipe file is called
     ours: str  # the row that the claim is about
@@ -27,44 +29,110 @@ OURS, SCRATCH = "cluster-learngene", "from-scratch"
 NEAREST, EPS = "heads nearest, FFNs nearest", "ε {} x"
 
 CLAIMS = (
-    Claim("beats Pretraining-Finetuning", "table2", OURS, ("pretraining-finetuning",),
-          (("ahead on {:.0f} of 7 datasets", OURS, "data sets ahead of pretraining-finetuning", "table2"),)),
-    Claim("beats Heuristic-Learngene", "table2", OURS, ("heuristic-learngene",),
-          note="it keeps three layers, as in the released code."),
-    Claim("beats Auto-Learngene", "table2", OURS, ("auto-learngene, 3 layers",),
-          (("{:+.2f} (iNat-2019)", "cluster-learngene - auto-learngene", "inat2019", "table2"),),
-          "it keeps three layers, for with six it is Pretraining-Finetuning; the paper's number is of six."),
-    Claim("beats Weight-Transformation", "table2", OURS, ("weight-transformation",),
-          note="talking heads from random weights, as the paper's comparison was coded."),
-    Claim("beats training from scratch on fewer images", "table3", OURS, (SCRATCH,),
-          (("{:+.2f} (25 %)", "cluster-learngene - from-scratch", "25 %", "table3"),),
-          "a sixth of the epochs; with all images the paper itself is behind.", without=("100 %",)),
-    Claim("Algorithm 1 beats k-means, k = 1", "table4", "Algorithm 1", ("k-means, k = 1",),
-          note="k = 1 inherits fewer values."),
+    Claim(
+        "beats Pretraining-Finetuning",
+        "table2",
+        OURS,
+        ("pretraining-finetuning",),
+        (("ahead on {:.0f} of 7 datasets", OURS, "data sets ahead of pretraining-finetuning", "table2"),),
+    ),
+    Claim(
+        "beats Heuristic-Learngene",
+        "table2",
+        OURS,
+        ("heuristic-learngene",),
+        note="it keeps three layers, as in the released code.",
+    ),
+    Claim(
+        "beats Auto-Learngene",
+        "table2",
+        OURS,
+        ("auto-learngene, 3 layers",),
+        (("{:+.2f} (iNat-2019)", "cluster-learngene - auto-learngene", "inat2019", "table2"),),
+        "it keeps three layers, for with six it is Pretraining-Finetuning; the paper's number is of six.",
+    ),
+    Claim(
+        "beats Weight-Transformation",
+        "table2",
+        OURS,
+        ("weight-transformation",),
+        note="talking heads from random weights, as the paper's comparison was coded.",
+    ),
+    Claim(
+        "beats training from scratch on fewer images",
+        "table3",
+        OURS,
+        (SCRATCH,),
+        (("{:+.2f} (25 %)", "cluster-learngene - from-scratch", "25 %", "table3"),),
+        "a sixth of the epochs; with all images the paper itself is behind.",
+        without=("100 %",),
+    ),
+    Claim(
+        "Algorithm 1 beats k-means, k = 1",
+        "table4",
+        "Algorithm 1",
+        ("k-means, k = 1",),
+        note="k = 1 inherits fewer values.",
+    ),
     Claim("Algorithm 1 beats k-means, k = 2 and 3", "table4", "Algorithm 1", ("k-means, k = 2", "k-means, k = 3")),
     Claim("priority order helps", "table5", "priority"),
     Claim("nearest heads beat averaged ones", "table7", NEAREST, ("heads averaged, FFNs nearest",)),
     Claim("nearest FFNs beat averaged ones", "table7", NEAREST, ("heads nearest, FFNs averaged",)),
-    Claim("the middle ε is best", "table8", EPS.format(1), (EPS.format(0.1), EPS.format(10)),
-          (("{:.2f} % at 1 px,", "1", "cifar100", "table8"), ("{:.2f} % at 10 px,", "10", "cifar100", "table8"),
-           ("{:.2f} % at 100 px", "100", "cifar100", "table8"))),
-    Claim("more heads in later layers are better", "table9", "more heads in later layers",
-          ("more heads in earlier layers",),
-          (("{:+.2f}", "more heads in later layers - more heads in earlier layers", "accuracy", "table9"),),
-          "as the paper's text has it; its caption names the two patterns the other way round."),
-    Claim("half the epochs suffice, at every size", "table1", OURS, (SCRATCH,),
-          (("{:+.2f} (DeiT-S)", "cluster-learngene - from-scratch", "DeiT-S, 6 heads, 12 layers", "table1"),),
-          "half the epochs; every shape is a comparison."),
-    Claim("converges faster than from scratch", "figure5", OURS, (SCRATCH,),
-          (("{:g} times less training (DeiT-S)", "from-scratch / cluster-learngene", "cost of training, DeiT-S", "figure8"),),
-          "validation accuracy, averaged over all epochs of a run."),
-    Claim("better with fewer inherited parameters", "figure4", "cluster-learngene, Eps 1 x",
-          tuple(f"{part} 10 layers" for part in ("front", "middle", "last")),
-          (("{:g} % with", "cluster-learngene, DeiT-S", "accuracy", "figure4"),
-           ("{:g} M,", "cluster-learngene, DeiT-S", "inherited parameters", "figure4"),
-           ("under {:g} % with", "pretraining-finetuning, DeiT-S", "accuracy stays under", "figure4"),
-           ("{:g} M", "pretraining-finetuning, DeiT-S", "inherited parameters", "figure4")),
-          "against ten layers in front, in the middle and last; all of W^O is counted."),
+    Claim(
+        "the middle ε is best",
+        "table8",
+        EPS.format(1),
+        (EPS.format(0.1), EPS.format(10)),
+        (
+            ("{:.2f} % at 1 px,", "1", "cifar100", "table8"),
+            ("{:.2f} % at 10 px,", "10", "cifar100", "table8"),
+            ("{:.2f} % at 100 px", "100", "cifar100", "table8"),
+        ),
+    ),
+    Claim(
+        "more heads in later layers are better",
+        "table9",
+        "more heads in later layers",
+        ("more heads in earlier layers",),
+        (("{:+.2f}", "more heads in later layers - more heads in earlier layers", "accuracy", "table9"),),
+        "as the paper's text has it; its caption names the two patterns the other way round.",
+    ),
+    Claim(
+        "half the epochs suffice, at every size",
+        "table1",
+        OURS,
+        (SCRATCH,),
+        (("{:+.2f} (DeiT-S)", "cluster-learngene - from-scratch", "DeiT-S, 6 heads, 12 layers", "table1"),),
+        "half the epochs; every shape is a comparison.",
+    ),
+    Claim(
+        "converges faster than from scratch",
+        "figure5",
+        OURS,
+        (SCRATCH,),
+        (
+            (
+                "{:g} times less training (DeiT-S)",
+                "from-scratch / cluster-learngene",
+                "cost of training, DeiT-S",
+                "figure8",
+            ),
+        ),
+        "validation accuracy, averaged over all epochs of a run.",
+    ),
+    Claim(
+        "better with fewer inherited parameters",
+        "figure4",
+        "cluster-learngene, Eps 1 x",
+        tuple(f"{part} 10 layers" for part in ("front", "middle", "last")),
+        (
+            ("{:g} % with", "cluster-learngene, DeiT-S", "accuracy", "figure4"),
+            ("{:g} M,", "cluster-learngene, DeiT-S", "inherited parameters", "figure4"),
+            ("under {:g} % with", "pretraining-finetuning, DeiT-S", "accuracy stays under", "figure4"),
+            ("{:g} M", "pretraining-finetuning, DeiT-S", "inherited parameters", "figure4"),
+        ),
+        "against ten layers in front, in the middle and last; all of W^O is counted.",
+    ),
 )
 
 
@@ -127,7 +195,8 @@ def claims_table(
             "the paper": paper_states(claim),
             "comparisons": f"{c['better']} for, {c['worse']} against, of {c['comparisons']}" if c else "",
             "seeds": c["n"] if c else "",
-            "shown in": claim.table}
+            "shown in": claim.table,
+        }
     return pd.DataFrame(rows.values(), index=pd.Index(rows, name="claim"))
 
 
@@ -153,10 +222,15 @@ def describe_claims(
     verdicts = [judged[c.text]["verdict"] if c.text in judged else UNMEASURED for c in CLAIMS]
     counts = ", ".join(f"{v} {verdicts.count(v)}" for v in (*VERDICTS, UNMEASURED))
     behind = [text for text, c in judged.items() if c["high"] < 0]
-    lines = [f"Verdicts on {len(CLAIMS)} claims: {counts}.",
-             f"The effect is clearly on the other side for: {', '.join(behind) or 'none'}."]
-    split = [f"{text} ({c['worse']} of {c['comparisons']})" for text, c in judged.items()
-             if c["verdict"] == "does not hold" and text not in behind]
+    lines = [
+        f"Verdicts on {len(CLAIMS)} claims: {counts}.",
+        f"The effect is clearly on the other side for: {', '.join(behind) or 'none'}.",
+    ]
+    split = [
+        f"{text} ({c['worse']} of {c['comparisons']})"
+        for text, c in judged.items()
+        if c["verdict"] == "does not hold" and text not in behind
+    ]
     if split:
         lines.append(f"More comparisons by themselves speak against than for: {', '.join(split)}.")
     same = [f"{text} ({c['same']})" for text, c in judged.items() if c["same"]]
@@ -188,6 +262,11 @@ def own_columns(
     if len(cells) < n:
         return ""
     frame = to_frame(cells, records)
-    rule, whole = (describe_difference(compare(frame, "own columns", other))
-                   for other in ("the paper's text", "pretraining-finetuning"))
-    return f"With each head's own columns of W^O: {rule}, against the paper's rule; {whole}, against Pretraining-Finetuning."
+    rule, whole = (
+        describe_difference(compare(frame, "own columns", other))
+        for other in ("the paper's text", "pretraining-finetuning")
+    )
+    return (
+        f"With each head's own columns of W^O: {rule}, against the paper's rule; {whole}, against "
+        "Pretraining-Finetuning."
+    )

@@ -1,4 +1,5 @@
 """How large the datasets are: as their authors state, as the library counts, and as records of runs tell (Table 6)."""
+
 import pandas as pd
 
 from .data import load_data
@@ -41,7 +42,9 @@ def counted_sizes(
 ) -> dict:  # dataset -> sizes
     "Count the datasets whose files are here."
     specs = {name: DataSpec(name, image_size=8 if name == "digits" else 224) for name in names}
-    specs |= {name: DataSpec(name, path=found[0].path, image_size=found[0].image_size) for name, found in (used or {}).items()}
+    specs |= {
+        name: DataSpec(name, path=found[0].path, image_size=found[0].image_size) for name, found in (used or {}).items()
+    }
     counted = {}
     for name, spec in specs.items():
         try:

@@ -232,7 +232,8 @@ class Augment:
             # laid out as a loader's batch, for which convolutions choose the same kernels
             x = pixels.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
             return torch.where(send(flip, x.device)[:, None, None, None], x.flip(3), x) if chance else x
-        boxes = send(torch.cat([*sample_boxes(self.parts.crop, sizes, self.size, rng), flip[:, None]], 1), pixels.device)
+        columns = [*sample_boxes(self.parts.crop, sizes, self.size, rng), flip[:, None]]
+        boxes = send(torch.cat(columns, 1), pixels.device)
         return crop_batch(pixels, boxes[:, :4], boxes[:, 4:8], boxes[:, 8] > 0, self.size)
 
 # %% ../nbs/10_device.ipynb #3c1f9a72

@@ -1,4 +1,5 @@
 """What becomes of heads that start as copies of one: their maps, and how far training moves them apart (Figure 6)."""
+
 import pandas as pd
 import torch
 
@@ -35,7 +36,10 @@ def copies_apart(
         rows[layer, STAGES["ancestry"]] = {"different heads": own[pairs].mean()}
         for stage in ("start", "trained"):
             d = seen[f"{stage}.{layer}.differences"]
-            rows[layer, STAGES[stage]] = {"different heads": d[before >= 1e-5].mean(), "copies of one head": d[copies].mean()}
+            rows[layer, STAGES[stage]] = {
+                "different heads": d[before >= 1e-5].mean(),
+                "copies of one head": d[copies].mean(),
+            }
     index = pd.MultiIndex.from_tuples(rows, names=["layer", "heads are"])
     return pd.DataFrame(rows.values(), index=index).astype(float) * 100
 
@@ -48,6 +52,8 @@ def describe_copies(
     for layer in LAYERS:
         copies, (started, trained) = apart["copies of one head"], apart["different heads"].loc[layer].iloc[1:]
         moved = copies[layer, STAGES["trained"]]
-        lines.append(f"In the {layer} layer training moves copies of one head apart from 0 to {moved:.1f} % of their attention, "
-                     f"{moved / trained:.0%} of what separates heads of different origin ({trained:.1f} %; {started:.1f} % before).")
+        lines.append(
+            f"In the {layer} layer training moves copies of one head apart from 0 to {moved:.1f} % of their attention, "
+            f"{moved / trained:.0%} of what separates heads of two origins ({trained:.1f} %; {started:.1f} % before)."
+        )
     return "\n".join(lines)

@@ -1,4 +1,5 @@
 """How far an ancestry's heads look: beside attention to all tokens alike, and early layers beside late ones."""
+
 import pandas as pd
 import torch
 
@@ -14,7 +15,8 @@ def uniform_distance(
 ) -> float:  # pixels
     """Compute the mean attention distance of a head that attends to all tokens alike (eq. 4).
 
-    What it gives to tokens that are no patches goes nowhere: with N patches it is N / (N + prefix) of the mean distance."""
+    What it gives to other tokens goes nowhere: with N patches it is N / (N + prefix) of the mean distance.
+    """
     T = patch_distances(grid_size, patch_size)
     return float(T.sum() / len(T) / (len(T) + prefix_tokens))
 
@@ -56,10 +58,13 @@ def early_and_late(
         third, share = len(d) // 3, 100 * torch.as_tensor(d) / side
         early, late = share[:third], share[-third:]
         rows[name] = {
-            "look, early": float(early.mean()), "look, late": float(late.mean()),
-            "span, early": layer_span(early), "span, late": layer_span(late),
+            "look, early": float(early.mean()),
+            "look, late": float(late.mean()),
+            "span, early": layer_span(early),
+            "span, late": layer_span(late),
             "all tokens alike": 100 * uniform[name] / side,
-            "farthest from alike (%)": 100 * against_uniform(d, uniform[name])[1]}
+            "farthest from alike (%)": 100 * against_uniform(d, uniform[name])[1],
+        }
     return pd.DataFrame(rows.values(), index=pd.Index(rows, name="ancestry")).round(1)
 
 
@@ -71,6 +76,9 @@ def describe_early_and_late(
     varied = [name for name, r in table.iterrows() if r["span, early"] >= factor * r["span, late"]]
     rest = [name for name in table.index if name not in varied]
     far = ", ".join(f"{r['farthest from alike (%)']:.0f} % in {name}" for name, r in table.iterrows())
-    return (f"Heads differ {factor} times as much in early layers as in late ones, or more, in {', '.join(varied) or 'none'}; "
-            f"they do not in {', '.join(rest) or 'none'}.\n"
-            f"From the distance of attention to all tokens alike the farthest head differs by {far}.")
+    return (
+        f"Heads differ {factor} times as much in early layers as in late ones, or more, "
+        f"in {', '.join(varied) or 'none'}; "
+        f"they do not in {', '.join(rest) or 'none'}.\n"
+        f"From the distance of attention to all tokens alike the farthest head differs by {far}."
+    )

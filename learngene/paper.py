@@ -1,10 +1,12 @@
 """What is known of the paper itself: its published numbers, each with its source, in a checkout's results/paper."""
+
 import pandas as pd
 import torch
 
 from .files import project_root
 
 NUMBERS = "results/paper/published.csv"
+
 
 def has_numbers() -> bool:
     """Whether the paper's numbers are at hand.
@@ -18,7 +20,9 @@ def has_numbers() -> bool:
 def paper_folder():
     "Find the folder of the paper's numbers. FileNotFoundError outside a checkout."
     if not has_numbers():
-        raise FileNotFoundError(f"the paper's numbers lie in {NUMBERS} of a checkout of the project; run this inside one.")
+        raise FileNotFoundError(
+            f"the paper's numbers lie in {NUMBERS} of a checkout of the project; run this inside one."
+        )
     return (project_root() / NUMBERS).parent
 
 

@@ -1,4 +1,5 @@
 """How methods are drawn: one colour, one marker and one dash each, in every figure, told apart in grey too."""
+
 import re
 import zlib
 from itertools import cycle
@@ -32,19 +33,32 @@ METHOD_STYLES = {  # method: colour, marker, dash
 }
 
 ALIASES = {  # the same method, as other tables call it
-    "Algorithm 1": "cluster-learngene", "priority": "cluster-learngene", "ε 1 x": "cluster-learngene",
-    "heads nearest, FFNs nearest": "cluster-learngene", "the paper's rule": "cluster-learngene",
-    "the paper's text": "cluster-learngene", "columns by proportion": "cluster-learngene",
-    "from scratch": "from-scratch", "talking heads": "weight-transformation",
-    "heuristic": "heuristic-learngene", "heuristic, 6 layers": "heuristic-learngene, 6 layers",
-    "auto": "auto-learngene", "auto, 3 layers": "auto-learngene, 3 layers",
-    "first layers": "front layers", "all layers": "all or nothing", "no layer": "all or nothing",
-    "clustered": "clustered heads", "first": "first heads", "random": "random heads",
+    "Algorithm 1": "cluster-learngene",
+    "priority": "cluster-learngene",
+    "ε 1 x": "cluster-learngene",
+    "heads nearest, FFNs nearest": "cluster-learngene",
+    "the paper's rule": "cluster-learngene",
+    "the paper's text": "cluster-learngene",
+    "columns by proportion": "cluster-learngene",
+    "from scratch": "from-scratch",
+    "talking heads": "weight-transformation",
+    "heuristic": "heuristic-learngene",
+    "heuristic, 6 layers": "heuristic-learngene, 6 layers",
+    "auto": "auto-learngene",
+    "auto, 3 layers": "auto-learngene, 3 layers",
+    "first layers": "front layers",
+    "all layers": "all or nothing",
+    "no layer": "all or nothing",
+    "clustered": "clustered heads",
+    "first": "first heads",
+    "random": "random heads",
 }
 
 VERDICT_STYLES = {  # verdict: colour, marker, fill
-    "holds": ("#1b6e3c", "o", "full"), "holds in part": ("#d9701a", "D", "left"),
-    "undecided": ("#8a8a8a", "o", "none"), "does not hold": ("#8e1b22", "X", "full"),
+    "holds": ("#1b6e3c", "o", "full"),
+    "holds in part": ("#d9701a", "D", "left"),
+    "undecided": ("#8a8a8a", "o", "none"),
+    "does not hold": ("#8e1b22", "X", "full"),
 }
 
 FILLS = ("full", "none", "left", "top", "right", "bottom")  # of markers: one for each column of a table
@@ -61,7 +75,9 @@ def marker_style(
 ) -> dict:  # arguments for `Axes.plot` and `Axes.errorbar`
     "Draw a marker full, hollow or in halves; what is not filled is white."
     inside = "white" if fill == "none" else color
-    return dict(color=color, marker=marker, fillstyle="full" if fill == "none" else fill, mfc=inside, markerfacecoloralt="white")
+    return dict(
+        color=color, marker=marker, fillstyle="full" if fill == "none" else fill, mfc=inside, markerfacecoloralt="white"
+    )
 
 
 def method_style(
@@ -204,10 +220,19 @@ def draw_maps(
     for row, (title, maps, names) in zip(axes, rows):
         for ax, attention in zip(row, maps.float()):
             ax.imshow((attention / attention.max()) ** 0.25, cmap="viridis", vmin=0, vmax=1)
-        for ax, name in zip(row[:len(maps)], names):
+        for ax, name in zip(row[: len(maps)], names):
             ax.set_title(name, fontsize=7, pad=2)
-        row[0].text(-0.08, 0.5, title, rotation=90, fontsize=7, ha="right", va="center", multialignment="center",
-                    transform=row[0].transAxes)
+        row[0].text(
+            -0.08,
+            0.5,
+            title,
+            rotation=90,
+            fontsize=7,
+            ha="right",
+            va="center",
+            multialignment="center",
+            transform=row[0].transAxes,
+        )
     return fig
 
 
@@ -223,7 +248,7 @@ def draw_distances(
 
     rows = -(-len(distances) // 2)
     fig, axes = plt.subplots(rows, 2, figsize=(8, 2.9 * rows), layout="constrained", squeeze=False)
-    for ax in axes.flat[len(distances):]:
+    for ax in axes.flat[len(distances) :]:
         ax.set_axis_off()
     for ax, (name, (side, d)) in zip(axes.flat, distances.items()):
         layers = range(1, len(d) + 1)

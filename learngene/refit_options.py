@@ -1,4 +1,5 @@
 "Options of a refit, and what they accept."
+
 import warnings
 
 from timm.layers import Mlp
@@ -38,8 +39,9 @@ def check_refit(
         raise ValueError(f"damping is {damping}; give a number from 0 to 1.")
     check_choices(weight=(weight, WEIGHTS), neurons=(neurons, NEURONS))
     if values and not attention:
-        raise ValueError(f"values is {values} with attention=False; values are solved together with W^O, "
-                         "so leave attention at True.")
+        raise ValueError(
+            f"values is {values} with attention=False; values are solved together with W^O, so leave attention at True."
+        )
 
 
 def match_layers(
@@ -48,12 +50,16 @@ def match_layers(
     sources,  # ancestry layer of each descendant layer, from 0, ascending; None = the first ones
 ) -> list:  # the same, from 0
     "List the ancestry layer of each descendant layer; ValueError when the models do not match."
-    shapes = [dict(width=m.embed_dim, patches=m.patch_embed.num_patches, prefix_tokens=m.num_prefix_tokens)
-              for m in (child, ancestry)]
+    shapes = [
+        dict(width=m.embed_dim, patches=m.patch_embed.num_patches, prefix_tokens=m.num_prefix_tokens)
+        for m in (child, ancestry)
+    ]
     if shapes[0] != shapes[1]:
         child_shape, ancestry_shape = (", ".join(f"{k} {v}" for k, v in shape.items()) for shape in shapes)
-        raise ValueError(f"descendant ({child_shape}) and ancestry ({ancestry_shape}) do not match; "
-                         "give the model that the descendant was inherited from.")
+        raise ValueError(
+            f"descendant ({child_shape}) and ancestry ({ancestry_shape}) do not match; "
+            "give the model that the descendant was inherited from."
+        )
     devices = [next(m.parameters()).device for m in (child, ancestry)]
     if devices[0] != devices[1]:
         raise ValueError(f"the descendant is on {devices[0]}, the ancestry on {devices[1]}; move both to one device.")
@@ -61,8 +67,10 @@ def match_layers(
     matched = list(range(depth)) if sources is None else list(sources)
     ascending = matched == sorted(set(matched))
     if len(matched) != depth or not ascending or not 0 <= matched[0] <= matched[-1] < n_layers:
-        raise ValueError(f"sources is {matched}; give {depth} ascending layers from 0 to {n_layers - 1}, "
-                         "one for each layer of the descendant.")
+        raise ValueError(
+            f"sources is {matched}; give {depth} ascending layers from 0 to {n_layers - 1}, "
+            "one for each layer of the descendant."
+        )
     return matched
 
 
@@ -76,23 +84,32 @@ def ffn_widths(
     mlps = [block.mlp for block in child.blocks]
     gated = {type(mlp).__name__ for mlp in mlps if type(mlp) is not Mlp or not isinstance(mlp.norm, nn.Identity)}
     if gated:
-        raise ValueError(f"FFNs of type {', '.join(gated)} (gated or normalised) cannot be narrowed neuron by neuron; "
-                         "leave ffn_width out.")
+        raise ValueError(
+            f"FFNs of type {', '.join(gated)} (gated or normalised) cannot be narrowed neuron by neuron; "
+            "leave ffn_width out."
+        )
     full = [mlp.fc1.out_features for mlp in mlps]
     wanted = list(ffn_width) if isinstance(ffn_width, (list, tuple)) else [ffn_width] * len(full)
     if len(wanted) == len(full):
         wanted = [round(w * n) if isinstance(w, float) else w for w, n in zip(wanted, full)]
     if len(wanted) != len(full) or any(not 1 <= w <= n for w, n in zip(wanted, full)):
-        raise ValueError(f"ffn_width is {ffn_width}; give 1 to {full[0]} neurons, a share above 0 and up to 1.0, "
-                         f"or a list of {len(full)} such numbers.")
+        raise ValueError(
+            f"ffn_width is {ffn_width}; give 1 to {full[0]} neurons, a share above 0 and up to 1.0, "
+            f"or a list of {len(full)} such numbers."
+        )
     return wanted
 
 
 def warn_if_few(tokens, child, values):
     "Warn when there are fewer tokens than unknowns, so that the ridge decides."
     unknowns = 1 + max(
-        max(block.attn.num_heads * child.embed_dim if values else block.attn.proj.in_features, block.mlp.fc2.in_features)
-        for block in child.blocks)
+        max(
+            block.attn.num_heads * child.embed_dim if values else block.attn.proj.in_features, block.mlp.fc2.in_features
+        )
+        for block in child.blocks
+    )
     if tokens < unknowns:
-        warnings.warn(f"{tokens} tokens for {unknowns} unknowns a channel: the solution leans on the ridge; "
-                      "give more images.", stacklevel=3)
+        warnings.warn(
+            f"{tokens} tokens for {unknowns} unknowns a channel: the solution leans on the ridge; give more images.",
+            stacklevel=3,
+        )

@@ -1,4 +1,5 @@
 """The results folder of a profile: its records, and the tables, figures and cards that are made from them."""
+
 import json
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ STORES = {"yours": "local", "committed": "records", "not_counted": "local/dirty"
 
 class Results:
     """The results folder of a profile: its ledger, and what is made from it."""
+
     def __init__(
         self,
         profile: str,  # e.g. "digits"
@@ -48,8 +50,11 @@ class Results:
     ) -> list:  # of records
         "Find records of the same run, trained for fewer epochs by a schedule of their own."
         same, epochs = _but_for_epochs(record), record["meta_info"]["recipe"]["train"]["epochs"]
-        return [other for other in self._trained if _but_for_epochs(other) == same
-                and 0 < other["meta_info"]["recipe"]["train"]["epochs"] < epochs]
+        return [
+            other
+            for other in self._trained
+            if _but_for_epochs(other) == same and 0 < other["meta_info"]["recipe"]["train"]["epochs"] < epochs
+        ]
 
     @cached_property
     def _trained(self):
@@ -72,7 +77,9 @@ class Results:
 
         The caption gains what `caption_facts` knows of the runs."""
         caption = " ".join(filter(None, [caption, caption_facts(records)]))
-        card = dict(name=name, title=title, caption=caption, text=text, alt=alt, notes=list(notes), table=None, figure=None)
+        card = dict(
+            name=name, title=title, caption=caption, text=text, alt=alt, notes=list(notes), table=None, figure=None
+        )
         if table is not None:
             card["table"] = f"tables/{name}.csv"
             write_atomic(self.folder / card["table"], table.to_csv(index=not _is_unnamed(table)))

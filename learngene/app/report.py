@@ -1,4 +1,5 @@
 """One html page of everything a profile has shown: verdicts first, then tables, figures and the records behind them."""
+
 import base64
 import csv
 import json
@@ -28,8 +29,10 @@ def write_report(folder) -> Path:
     folder = Path(folder)
     cards = [json.loads(path.read_text(encoding="utf-8")) for path in (folder / "tables").glob("*.json")]
     if not cards:
-        raise FileNotFoundError(f"{folder} has no tables or figures yet; in a checkout "
-                                f"`learngene run all --profile {folder.name}` and `learngene report` make them.")
+        raise FileNotFoundError(
+            f"{folder} has no tables or figures yet; in a checkout "
+            f"`learngene run all --profile {folder.name}` and `learngene report` make them."
+        )
     cards.sort(key=lambda card: _rank(card["name"]))
     shown, missing = [c for c in cards if not c.get("not_run")], [c for c in cards if c.get("not_run")]
     labels = Counter(card["title"].partition(":")[0] for card in shown)
@@ -38,9 +41,16 @@ def write_report(folder) -> Path:
     records = _records(folder, shown)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        profile=folder.name, cards=shown, missing=_missing(missing), code=code_version(), made=now(),
-        runs=[_row(*item) for item in records], counts=Counter(store for _, store, _ in records),
-        verdicts=_verdicts(folder, shown), **_summary([record for *_, record in records]))
+        profile=folder.name,
+        cards=shown,
+        missing=_missing(missing),
+        code=code_version(),
+        made=now(),
+        runs=[_row(*item) for item in records],
+        counts=Counter(store for _, store, _ in records),
+        verdicts=_verdicts(folder, shown),
+        **_summary([record for *_, record in records]),
+    )
     return write_atomic(folder / "report.html", page)
 
 
@@ -48,8 +58,18 @@ def note_missing(folder, name, notebook, why) -> Path:
     """Write the card of a table that cannot be made: its title, and what is missing."""
     title = "".join(json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"][0]["source"]).splitlines()[0]
     why = why if "records" in why else f"{why.split(':')[0]}."
-    card = dict(name=name, title=title.removeprefix("# "), caption="", text="", alt="", notes=[], table=None, figure=None,
-                not_run=why, records={store: [] for store in STORES})
+    card = dict(
+        name=name,
+        title=title.removeprefix("# "),
+        caption="",
+        text="",
+        alt="",
+        notes=[],
+        table=None,
+        figure=None,
+        not_run=why,
+        records={store: [] for store in STORES},
+    )
     return write_atomic(Path(folder) / "tables" / f"{name}.json", json.dumps(card, indent=1) + "\n")
 
 
@@ -90,7 +110,7 @@ def _table(path):
         if i == len(body) or body[i][0] != body[start][0]:
             text, kind, _ = rows[start][0]
             rows[start][0] = (text, kind, i - start)
-            for row in rows[start + 1:i]:
+            for row in rows[start + 1 : i]:
                 del row[0]
             start = i
     return header, rows
@@ -127,9 +147,16 @@ def _records(folder, cards):
 def _row(name, store, record):
     "What the list of runs says of one."
     run, train = record["run_info"], record["train_info"]
-    return dict(name=run["name"], seed=run["seed"], store=_WORDS[store], file=f"{STORES[store]}/{name}",
-                accuracy=f"{train['test_accuracy']:.2%}", seconds=f"{train['seconds']:.0f}", device=run["device"],
-                commit=(run["code"]["commit"] or run["code"]["version"])[:10])
+    return dict(
+        name=run["name"],
+        seed=run["seed"],
+        store=_WORDS[store],
+        file=f"{STORES[store]}/{name}",
+        accuracy=f"{train['test_accuracy']:.2%}",
+        seconds=f"{train['seconds']:.0f}",
+        device=run["device"],
+        commit=(run["code"]["commit"] or run["code"]["version"])[:10],
+    )
 
 
 def _verdicts(folder, cards):
@@ -140,9 +167,18 @@ def _verdicts(folder, cards):
     with open(folder / card["table"], encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     known = {c["name"]: c["label"] for c in cards}
-    return [dict(claim=r["claim"], verdict=r["verdict"], kind=_kind(r["verdict"]), effect=r.get("effect (points)", ""),
-                 interval=r.get("95 % interval", ""), table=r.get("shown in", ""), label=known.get(r.get("shown in")))
-            for r in rows]
+    return [
+        dict(
+            claim=r["claim"],
+            verdict=r["verdict"],
+            kind=_kind(r["verdict"]),
+            effect=r.get("effect (points)", ""),
+            interval=r.get("95 % interval", ""),
+            table=r.get("shown in", ""),
+            label=known.get(r.get("shown in")),
+        )
+        for r in rows
+    ]
 
 
 def _summary(records):
