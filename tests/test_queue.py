@@ -14,7 +14,7 @@ import pytest
 import yaml
 from _ddp_worker import PLAIN, VIT
 
-from learngene.app import cli, queue
+from learngene.app import cli, forecasting, merging, queue
 from learngene.app.notebooks import notebooks, parameters_of
 from learngene import running, train
 from learngene import recipe as recipes
@@ -23,38 +23,20 @@ from learngene.ledger import Ledger
 from learngene.provenance import source_digest
 
 ROOT = Path(__file__).parents[1]
-TEACHER = dict(
-    name="teacher",
-    model=VIT,
-    method=dict(name="from-scratch"),
-    data=dict(fraction=0.12),
-    augment=PLAIN,
-    train=dict(epochs=2, batch_size=32, lr=1e-3, lr_batch=None, warmup_epochs=1),
-)
-BASE = dict(
-    ancestry="mini/teacher",
-    data=dict(fraction=0.12),
-    augment=PLAIN,
-    train=dict(epochs=2, batch_size=32, lr=1e-3, lr_batch=None, warmup_epochs=1),
-)
+SCRATCH, FINETUNING = dict(name="from-scratch"), dict(name="pretraining-finetuning")
+TRAIN = dict(epochs=2, batch_size=32, lr=1e-3, lr_batch=None, warmup_epochs=1)
+SHARED = dict(data=dict(fraction=0.12), augment=PLAIN, train=TRAIN)
+TEACHER = dict(name="teacher", model=VIT, method=SCRATCH) | SHARED
+BASE = dict(ancestry="mini/teacher") | SHARED
 TABLE = dict(
     name="table2",
     seeds=[3, 4],
     base=BASE,
-    vary=dict(
-        method=dict(
-            scratch=dict(method=dict(name="from-scratch")), first=dict(method=dict(name="pretraining-finetuning"))
-        )
-    ),
+    vary=dict(method=dict(scratch=dict(method=SCRATCH), first=dict(method=FINETUNING))),
 )
 FIGURE = TABLE | dict(
     name="figure5",
-    vary=dict(
-        method=dict(
-            scratch=dict(method=dict(name="from-scratch")),
-            deep=dict(shape=dict(depth=1), method=dict(name="pretraining-finetuning")),
-        )
-    ),
+    vary=dict(method=dict(scratch=dict(method=SCRATCH), deep=dict(shape=dict(depth=1), method=FINETUNING))),
 )
 CLEAN = dict(source="checkout", version="0.1.0", commit="c0ffee", clean=True)
 
@@ -71,7 +53,7 @@ def mini(tmp_path, monkeypatch, one_thread):
     write_profile(tmp_path / "recipes" / "mini")
     monkeypatch.setattr(recipes, "recipes_folder", lambda: tmp_path / "recipes")
     monkeypatch.setenv("LEARNGENE_HOME", str(tmp_path / "home"))
-    for module in (running, queue):
+    for module in (running, queue, merging):
         monkeypatch.setattr(module, "code_version", lambda: dict(CLEAN))
 
 
@@ -79,21 +61,23 @@ TABLES = dict(figure1c=[], figure5=["figure5"], table2=["table2"], table9=["tabl
 NO_END = 1e12
 
 
-def work(folder, until=NO_END, **kw):
+def work(folder, until=NO_END, **options):
+    "Do the queue of the profile; (runs left, lines of the log)."
     jobs, _ = queue.plan_jobs("mini", TABLES)
-    said = []
-    left = queue.work(jobs, Ledger(folder / "mini"), folder / "mini" / "local", until, log=said.append, **kw)
-    return left, said
+    lines = []
+    left = queue.run_jobs(jobs, Ledger(folder / "mini"), folder / "mini" / "local", until, log=lines.append, **options)
+    return left, lines
 
 
 def records(folder):
     return {r["run_info"]["key"]: r for r in Ledger(folder / "mini")}
 
 
-def weights(folder):
+def outcomes(folder):
+    "key -> what a run came to"
     return {
-        k: (r["meta_info"]["weights"], r["train_info"]["history"], r["train_info"]["test_accuracy"])
-        for k, r in records(folder).items()
+        key: (record["meta_info"]["weights"], record["train_info"]["history"], record["train_info"]["test_accuracy"])
+        for key, record in records(folder).items()
     }
 
 
@@ -121,29 +105,25 @@ def test_order_of_value():
 
 
 def test_one_table_brings_the_ancestry_it_names():
-    jobs, _ = queue.plan_jobs("mini", dict(table2=["table2"]), whole=False)
+    jobs, _ = queue.plan_jobs("mini", dict(table2=["table2"]), all_ancestries=False)
     assert [job.table for job in jobs] == ["ancestry"] + ["table2"] * 4
 
 
-def test_what_has_no_named_value_comes_last_and_narrow_ancestries_first(tmp_path):
-    (tmp_path / "recipes/mini/a_wide.yaml").write_text(
-        yaml.safe_dump(TEACHER | dict(name="wide", model=VIT | dict(embed_dim=64)))
-    )
+def test_unranked_tables_come_last_and_narrow_ancestries_first(tmp_path):
+    wide = TEACHER | dict(name="wide", model=VIT | dict(embed_dim=64))
+    (tmp_path / "recipes/mini/a_wide.yaml").write_text(yaml.safe_dump(wide))
     jobs, _ = queue.plan_jobs("mini", dict(another=["figure5"], table2=["table2"]))
     assert list(dict.fromkeys(job.table for job in jobs)) == ["ancestry", "table2", "another"]
     assert [job.labels["name"] for job in jobs if job.table == "ancestry"] == ["teacher", "wide"]
 
 
 def test_an_ancestrys_own_ancestry_is_first(tmp_path):
-    (tmp_path / "recipes/mini/child.yaml").write_text(
-        yaml.safe_dump(BASE | dict(name="child", method=dict(name="pretraining-finetuning")))
-    )
-    (tmp_path / "recipes/mini/table2.yaml").write_text(
-        yaml.safe_dump(TABLE | dict(base=BASE | dict(ancestry="mini/child")))
-    )
-    jobs, _ = queue.plan_jobs("mini", dict(table2=["table2"]), whole=False)
+    child, table = BASE | dict(name="child", method=FINETUNING), TABLE | dict(base=BASE | dict(ancestry="mini/child"))
+    (tmp_path / "recipes/mini/child.yaml").write_text(yaml.safe_dump(child))
+    (tmp_path / "recipes/mini/table2.yaml").write_text(yaml.safe_dump(table))
+    jobs, _ = queue.plan_jobs("mini", dict(table2=["table2"]), all_ancestries=False)
     assert [str(j) for j in jobs[:2]] == ["ancestry: name teacher, seed 0", "ancestry: name child, seed 0"]
-    assert queue._chained(jobs[:2]) and not queue._chained(jobs[:1])
+    assert queue._is_chained(jobs[:2]) and not queue._is_chained(jobs[:1])
 
 
 def test_a_wrong_method_is_refused_before_anything_runs(tmp_path):
@@ -175,22 +155,19 @@ def test_every_profile_has_a_plan(monkeypatch):
         jobs, lines = queue.plan_jobs(profile, tables)
         assert lines and (jobs or profile == "none")
         if profile == "small":
-            assert [job.labels["name"] for job in jobs if job.table == "ancestry"] == [
-                "vit_tiny_p8_64.tin100",
-                "vit_small_p8_64.tin100",
-            ], "the one that is done first"
+            names = [job.labels["name"] for job in jobs if job.table == "ancestry"]
+            assert names == ["vit_tiny_p8_64.tin100", "vit_small_p8_64.tin100"], "the one that is done first"
 
 
 # --- work
 
 
 def test_everything_once_and_then_nothing(tmp_path):
-    left, said = work(tmp_path / "out")
-    assert left == 0 and said[0] == "7 of 7 runs are left" and said[-1] == "nothing is left" and len(said) == 9
+    left, lines = work(tmp_path / "out")
+    assert left == 0 and lines[0] == "7 of 7 runs are left" and lines[-1] == "nothing is left" and len(lines) == 9
     assert len(records(tmp_path / "out")) == 7
-    assert [
-        p.name.rpartition("-")[0] for p in (tmp_path / "out/mini/local/ancestries").iterdir() if p.name != "ledger"
-    ] == ["teacher"]
+    folders = [path.name for path in (tmp_path / "out/mini/local/ancestries").iterdir() if path.name != "ledger"]
+    assert [name.rpartition("-")[0] for name in folders] == ["teacher"]
     assert not (tmp_path / "home").exists(), "everything lies in the one folder"
     assert work(tmp_path / "out") == (0, ["0 of 7 runs are left", "nothing is left"])
     shutil.rmtree(tmp_path / "out/mini/local/ancestries")
@@ -200,30 +177,30 @@ def test_everything_once_and_then_nothing(tmp_path):
 
 
 def test_stopped_again_and_again(tmp_path, monkeypatch):
-    "With a clock that jumps a second at every look, each call does some steps; all together make the same records."
+    "By a clock that advances a second at every reading; all calls together make the same records."
     work(tmp_path / "whole")
     now, real = [0.0], time.time
     calls, pauses = 0, []
     while True:
         with monkeypatch.context() as m:
             m.setattr(time, "time", lambda: now.__setitem__(0, now[0] + 1.0) or now[0])
-            left, said = work(tmp_path / "parts", until=now[0] + 8 + calls % 4)
-        pauses += [line for line in said if "stopped" in line]
+            left, lines = work(tmp_path / "parts", until=now[0] + 8 + calls % 4)
+        pauses += [line for line in lines if "stopped" in line]
         calls += 1
         assert calls < 60
         if not left:
             break
-        assert said[-1].endswith("the same command goes on with them")
+        assert lines[-1].endswith("the same command resumes")
     assert calls > 7 and any("at step" in line for line in pauses)
-    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    assert outcomes(tmp_path / "parts") == outcomes(tmp_path / "whole")
     assert any(r["run_info"]["resumed_at"] for r in records(tmp_path / "parts").values())
     assert not list((tmp_path / "parts/mini/local/checkpoints").iterdir())
     assert real is time.time
 
 
 def test_no_time_at_all(tmp_path):
-    left, said = work(tmp_path / "out", until=0.0)
-    assert left == 7 and said == ["7 of 7 runs are left", "7 runs are left; the same command goes on with them"]
+    left, lines = work(tmp_path / "out", until=0.0)
+    assert left == 7 and lines == ["7 of 7 runs are left", "7 runs are left; the same command resumes"]
     assert not (tmp_path / "out").exists()
 
 
@@ -232,11 +209,11 @@ def test_a_failing_run_does_not_stop_the_others_but_its_descendants(tmp_path):
     table = tmp_path / "recipes/mini/table2.yaml"
     table.write_text(yaml.safe_dump(TABLE | dict(base=BASE | dict(ancestry="vit_nano_p2_8.digits"))))
     teacher.write_text(yaml.safe_dump(TEACHER | dict(train=TEACHER["train"] | dict(lr=1e30, warmup_epochs=0))))
-    said = []
+    lines = []
     jobs, _ = queue.plan_jobs("mini", TABLES)
     with pytest.raises(RuntimeError, match="1 runs failed, the first: ancestry: name teacher"):
-        queue.work(jobs, Ledger(tmp_path / "out/mini"), tmp_path / "out/mini/local", NO_END, log=said.append)
-    assert sum("of test images" in line for line in said) == 4 and sum("lower train.lr" in line for line in said) == 1
+        queue.run_jobs(jobs, Ledger(tmp_path / "out/mini"), tmp_path / "out/mini/local", NO_END, log=lines.append)
+    assert sum("of test images" in line for line in lines) == 4 and sum("lower train.lr" in line for line in lines) == 1
 
 
 def test_a_tree_that_is_not_clean_runs_nothing_twice(tmp_path, monkeypatch):
@@ -254,26 +231,15 @@ def test_minutes(tmp_path, minutes):
         cli.main(["run", "all", "--profile", "mini", "--minutes", minutes, "--results", str(tmp_path / "out")])
 
 
-def test_ways_to_run_reach_every_run(tmp_path, monkeypatch):
+def test_run_options_reach_every_run(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "notebooks", lambda: (_ for _ in ()).throw(FileNotFoundError))
-    ask = [
-        "run",
-        "all",
-        "--profile",
-        "mini",
-        "--engine",
-        "device",
-        "--deterministic",
-        "--results",
-        str(tmp_path / "out"),
-    ]
-    cli.main([*ask, "--workers", "1", "--minutes", "5"])
-    assert {(r["run_info"]["engine"], r["run_info"]["deterministic"]) for r in records(tmp_path / "out").values()} == {
-        ("device", True)
-    }
-    assert len(records(tmp_path / "out")) == 7
+    command = ["run", "all", "--profile", "mini", "--engine", "device", "--deterministic"]
+    command += ["--results", str(tmp_path / "out")]
+    cli.main([*command, "--workers", "1", "--minutes", "5"])
+    infos = [record["run_info"] for record in records(tmp_path / "out").values()]
+    assert {(info["engine"], info["deterministic"]) for info in infos} == {("device", True)} and len(infos) == 7
     with pytest.raises(SystemExit, match="give --minutes, too"):
-        cli.main(ask)
+        cli.main(command)
 
 
 # --- forecasts
@@ -281,57 +247,55 @@ def test_ways_to_run_reach_every_run(tmp_path, monkeypatch):
 
 def forecast(folder, workers=1):
     jobs, _ = queue.plan_jobs("mini", TABLES)
-    book = Ledger(folder / "mini")
-    return queue.forecast(jobs, book, [book], folder / "mini/local", workers)
+    ledger = Ledger(folder / "mini")
+    return forecasting.forecast(jobs, ledger, [ledger], folder / "mini/local", workers)
 
 
 def test_only_ancestries_are_compiled(monkeypatch):
     "Compiling takes longer than a short run saves."
-    asked = []
-    monkeypatch.setattr(
-        queue.running, "run", lambda recipe, *args, **how: asked.append(("run", how.get("compile"), how["engine"]))
-    )
-    monkeypatch.setattr(
-        queue.running,
-        "trained",
-        lambda recipe, *args, **how: asked.append(("trained", how["compile"], how["engine"])) or Path("nowhere"),
-    )
+    calls = []
+
+    def run(recipe, ledger, **options):
+        calls.append(("run", options.get("compile"), options["engine"]))
+
+    def ensure_trained(resolved, **options):
+        calls.append(("ensure_trained", options["compile"], options["engine"]))
+        return Path("nowhere")
+
+    monkeypatch.setattr(running, "run", run)
+    monkeypatch.setattr(running, "ensure_trained", ensure_trained)
     for table in ("table2", "ancestry"):
-        queue.attempt(queue.Job(table, {}, None), None, "home", time.time() + 1e6, False, compile=True, engine="device")
-    assert asked == [("run", None, "device"), ("trained", True, "device")]
+        job, until = queue.Job(table, {}, None), time.time() + 1e6
+        queue.attempt_job(job, None, "home", until, False, compile=True, engine="device")
+    assert calls == [("run", None, "device"), ("ensure_trained", True, "device")]
 
 
 def test_forecast(tmp_path):
     out = tmp_path / "out"
     lines = forecast(out)
-    assert (
-        len(lines) == 8
-        and all("would run" in line and "time unknown" in line for line in lines[:7])
-        and "7 runs of unknown time" in lines[7]
-    )
+    assert len(lines) == 8 and "7 runs of unknown time" in lines[7]
+    assert all("would run" in line and "time unknown" in line for line in lines[:7])
     work(out)
     lines = forecast(out)
-    assert all("has a record" in line for line in lines[:7]) and lines[7].startswith(
-        "about 0 s of training would run, at the speeds"
-    )
+    assert all("has a record" in line for line in lines[:7])
+    assert lines[7].startswith("about 0 s of training would run, at the speeds")
     for path in (out / "mini/local").glob("*.json"):
         record = json.loads(path.read_text())
         record["train_info"] |= dict(images_per_second=2.0, seconds=500)
         path.write_text(json.dumps(record))
     next((out / "mini/local").glob("table2-first-s4*.json")).unlink()
     images = len(lg.load_data(recipes.DataSpec(fraction=0.12)).train) // 32 * 32
-    (line,) = [x for x in forecast(out) if "would run  " in x]
-    assert "table2: method first, seed 4" in line and f"{2 * images / 2:.0f} s" in line, (
-        "by the speed of the same architecture"
-    )
-    job = next(j for j in queue.plan_jobs("mini", TABLES)[0] if str(j) == "table2: method first, seed 4")
-    begun = out / f"mini/local/checkpoints/{job.recipe.key}-x"
-    begun.mkdir(parents=True)
-    (begun / "epoch-00001.pt").touch()
-    assert "50% done" in [x for x in forecast(out) if "would run  " in x][0]
-    assert forecast(out, 4)[-1].startswith(
-        f"about {images / 2:.0f} s of training would run; 0 minutes with 4 side by side"
-    )
+    (line,) = [line for line in forecast(out) if "would run  " in line]
+    assert "table2: method first, seed 4" in line
+    assert f"{2 * images / 2:.0f} s" in line, "by the speed of the same architecture"
+    jobs, _ = queue.plan_jobs("mini", TABLES)
+    key = next(job.recipe.key for job in jobs if str(job) == "table2: method first, seed 4")
+    checkpoints = out / "mini/local/checkpoints" / f"{key}-x"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "epoch-00001.pt").touch()
+    assert "50% done" in next(line for line in forecast(out) if "would run  " in line)
+    expected = f"about {images / 2:.0f} s of training would run; 0 minutes with 4 side by side"
+    assert forecast(out, 4)[-1].startswith(expected)
     for path in (out / "mini/local").glob("*.json"):
         record = json.loads(path.read_text())
         record["run_info"]["device"] = "another"
@@ -364,41 +328,25 @@ def test_the_usual_speed_of_the_same_work():
             dict(train=BASE["train"] | dict(workers=2)),
         )
     ]
-    assert queue.estimate(r, others, "cpu") is None
-    assert queue.estimate(r, [*others, record(1.0), record(2.0), record(50.0)], "cpu") == 2 * 96 / 2
-    assert (
-        queue.estimate(r, [record(1.0), record(1.0, recipe=r)], "cpu") == 7.0
-        and queue.estimate(recipes.Recipe.from_dict(BASE | dict(name="none", train=dict(epochs=0))), [], "cpu") == 0
-    )
+    assert forecasting.estimate_seconds(r, others, "cpu") is None
+    assert forecasting.estimate_seconds(r, [*others, record(1.0), record(2.0), record(50.0)], "cpu") == 2 * 96 / 2
+    assert forecasting.estimate_seconds(r, [record(1.0), record(1.0, recipe=r)], "cpu") == 7.0
+    no_epochs = recipes.Recipe.from_dict(BASE | dict(name="none", train=dict(epochs=0)))
+    assert forecasting.estimate_seconds(no_epochs, [], "cpu") == 0
 
 
 # --- from a plain copy, without the notebook tools
 
-BLOCKED = (
-    "papermill",
-    "nbdev",
-    "execnb",
-    "fastcore",
-    "datasets",
-    "kornia",
-    "IPython",
-    "ipykernel",
-    "nbformat",
-    "nbclient",
-    "nbconvert",
-    "seaborn",
-    "ghapi",
-    "pytest",
-)
+BLOCKED = "papermill nbdev execnb fastcore datasets kornia IPython ipykernel nbformat nbclient nbconvert".split()
+BLOCKED += ["seaborn", "ghapi", "pytest"]
 
 
-def plain(folder, *args):
-    code = f"""
-import runpy, sys
-sys.modules.update(dict.fromkeys({BLOCKED!r}))
-sys.argv = ['learngene', *{args!r}]
-runpy.run_module('learngene', run_name='__main__')
-"""
+def run_plain(folder, *args):
+    "Run the command in a folder, in a process where some packages cannot be imported."
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r})); import runpy; sys.argv = ['learngene', *{args!r}]"
+    )
+    code += "; runpy.run_module('learngene', run_name='__main__')"
     env = os.environ | dict(LEARNGENE_HOME=str(folder / "home"), COLUMNS="200")
     env.pop("PYTHONPATH", None)
     return subprocess.run(
@@ -413,28 +361,25 @@ def copy(tmp_path_factory):
     shutil.copytree(ROOT / "learngene", folder / "learngene", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "settings.ini", folder)
     write_profile(folder / "learngene/recipes/mini")
-    return folder, plain(folder, "run", "all", "--profile", "mini", "--minutes", "5", "--workers", "2")
+    return folder, run_plain(folder, "run", "all", "--profile", "mini", "--minutes", "5", "--workers", "2")
 
 
 def test_the_queue_in_a_plain_copy(copy):
-    folder, done = copy
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "the paper notebooks are not here: the tables are the sweeps of profile mini" in done.stdout
-    assert done.stdout.count("of test images") == 7 and "nothing is left" in done.stdout
+    folder, process = copy
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "the paper notebooks are not here: the tables are the sweeps of profile mini" in process.stdout
+    assert process.stdout.count("of test images") == 7 and "nothing is left" in process.stdout
     assert not (folder / "home").exists()
-    there = {
-        json.loads(p.read_text())["run_info"]["source"] for p in (folder / "results/mini/local/dirty").glob("*.json")
-    }
-    assert (
-        there == {source_digest(folder / "learngene")}
-        and len(list((folder / "results/mini/local/dirty").glob("*.json"))) == 7
-    )
+    uncounted = [json.loads(path.read_text()) for path in (folder / "results/mini/local/dirty").glob("*.json")]
+    assert {record["run_info"]["source"] for record in uncounted} == {source_digest(folder / "learngene")}
+    assert len(uncounted) == 7
 
 
 def test_one_sweep_in_a_plain_copy(copy):
     folder, _ = copy
-    done = plain(folder, "run", "figure5", "--profile", "mini", "--dry-run")
-    assert done.returncode == 0 and done.stdout.count("has a record") == 5 and "about 0 s of training" in done.stdout
+    process = run_plain(folder, "run", "figure5", "--profile", "mini", "--dry-run")
+    assert process.returncode == 0 and process.stdout.count("has a record") == 5
+    assert "about 0 s of training" in process.stdout
 
 
 def test_without_notebooks(monkeypatch, tmp_path, capsys):
@@ -447,22 +392,21 @@ def test_without_notebooks(monkeypatch, tmp_path, capsys):
 
 def test_what_a_copy_made_counts_in_a_clean_checkout_of_the_same_code(copy, tmp_path, capsys, monkeypatch):
     folder, _ = copy
-    monkeypatch.setattr(queue, "source_digest", lambda: source_digest(folder / "learngene"))
-    cli.main(["ledger", "merge", str(folder / "results"), "--results", str(tmp_path / "here")])
-    assert "7 records" in capsys.readouterr().out and len(records(tmp_path / "here")) == 7
-    for record in records(tmp_path / "here").values():
+    monkeypatch.setattr(merging, "source_digest", lambda: source_digest(folder / "learngene"))
+    cli.main(["ledger", "merge", str(folder / "results"), "--results", str(tmp_path / "target")])
+    assert "7 records" in capsys.readouterr().out and len(records(tmp_path / "target")) == 7
+    for record in records(tmp_path / "target").values():
         assert record["run_info"]["code"] == CLEAN | dict(source="copy")
-    assert work(tmp_path / "here") == (0, ["0 of 7 runs are left", "nothing is left"])
-    assert "9 already here" in queue.merge_results(folder / "results", tmp_path / "here"), (
-        "seven records, the ancestry, and its ledger"
-    )
+    assert work(tmp_path / "target") == (0, ["0 of 7 runs are left", "nothing is left"])
+    line = merging.merge_results(folder / "results", tmp_path / "target")
+    assert "9 already here" in line, "seven records, the ancestry, and its ledger"
 
 
 def test_what_other_code_made_does_not_count(copy, tmp_path, monkeypatch):
     folder, _ = copy
-    monkeypatch.setattr(queue, "source_digest", lambda: "other")
-    assert "7 uncounted records" in queue.merge_results(folder / "results", tmp_path / "here")
-    assert records(tmp_path / "here") == {} and len(list((tmp_path / "here/mini/local/dirty").glob("*.json"))) == 7
+    monkeypatch.setattr(merging, "source_digest", lambda: "other")
+    assert "7 uncounted records" in merging.merge_results(folder / "results", tmp_path / "target")
+    assert records(tmp_path / "target") == {} and len(list((tmp_path / "target/mini/local/dirty").glob("*.json"))) == 7
 
 
 # --- merging
@@ -473,78 +417,77 @@ def files(folder):
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory):
-    return tmp_path_factory.mktemp("begun") / "results"
+def started(tmp_path_factory):
+    return tmp_path_factory.mktemp("started") / "results"
 
 
 @pytest.fixture
-def elsewhere(tmp_path, begun):
-    "Results with an ancestry, some records, and one run that has begun."
-    if not begun.exists():
-        begin(begun)
-    return Path(shutil.copytree(begun, tmp_path / "elsewhere"))
+def elsewhere(tmp_path, started):
+    "Results with an ancestry, some records, and one run that has started."
+    if not started.exists():
+        start_runs(started)
+    return Path(shutil.copytree(started, tmp_path / "elsewhere"))
 
 
-def begin(out):
+def start_runs(out):
     jobs, _ = queue.plan_jobs("mini", TABLES)
-    book, home = Ledger(out / "mini"), out / "mini/local"
-    queue.work(jobs[:3], book, home, NO_END, log=lambda line: None)
-    step, seen = train.train_step, []
+    ledger, home = Ledger(out / "mini"), out / "mini/local"
+    queue.run_jobs(jobs[:3], ledger, home, NO_END, log=lambda line: None)
+    step, steps = train.train_step, []
 
-    def second(*rest):
-        seen.append(rest)
-        return step(*rest) if len(seen) < 2 else 1 / 0
+    def fail_at_second(*args):
+        steps.append(args)
+        return step(*args) if len(steps) < 2 else 1 / 0
 
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(train, "train_step", second)
+        m.setattr(train, "train_step", fail_at_second)
         with pytest.raises(ZeroDivisionError):
-            running.run(jobs[3].recipe, book, on_epoch=False, home=home, policy=CheckpointPolicy(steps=1))
+            running.run(jobs[3].recipe, ledger, on_epoch=False, home=home, policy=CheckpointPolicy(steps=1))
 
 
 @pytest.mark.parametrize("part, profile", [("", None), ("mini", None), ("mini/local", None), ("mini/local", "mini")])
-def test_merge_and_go_on(elsewhere, tmp_path, part, profile):
-    here = tmp_path / "here"
+def test_merge_and_resume(elsewhere, tmp_path, part, profile):
+    target = tmp_path / "target"
     next((elsewhere / "mini" / "local").glob("*.json")).with_suffix(".safetensors").write_bytes(b"what was looked at")
-    line = queue.merge_results(elsewhere / part, here, profile)
+    line = merging.merge_results(elsewhere / part, target, profile)
     assert "3 records" in line and "1 ancestry," in line and "1 checkpoint" in line and "\n" not in line
-    assert files(here) == files(elsewhere)
-    again = queue.merge_results(elsewhere, here)
-    assert "5 already here" in again and files(here) == files(elsewhere)
+    assert files(target) == files(elsewhere)
+    again = merging.merge_results(elsewhere, target)
+    assert "5 already here" in again and files(target) == files(elsewhere)
     if part:
         return
-    left, said = work(here)
-    assert left == 0 and said[0] == "4 of 7 runs are left"
-    assert [r["run_info"]["resumed_at"] for r in records(here).values()].count(0.25) == 1
-    before = files(here)
-    assert "checkpoint" not in queue.merge_results(elsewhere, here) and files(here) == before, (
-        "a checkpoint of a finished run is of no use"
-    )
+    left, lines = work(target)
+    assert left == 0 and lines[0] == "4 of 7 runs are left"
+    assert [r["run_info"]["resumed_at"] for r in records(target).values()].count(0.25) == 1
+    before = files(target)
+    line = merging.merge_results(elsewhere, target)
+    assert "checkpoint" not in line and files(target) == before, "a checkpoint of a finished run is of no use"
 
 
 @pytest.mark.parametrize("store", ["local", "records"])
 def test_another_record_of_the_same_run_is_refused(elsewhere, tmp_path, store):
-    here = tmp_path / "here"
+    target = tmp_path / "target"
     (path, *_) = sorted((elsewhere / "mini/local").glob("table2-scratch*.json"))
     other = json.loads(path.read_text())
     other["train_info"]["test_accuracy"] = 1.0
-    (here / "mini" / store).mkdir(parents=True)
-    (here / "mini" / store / path.name).write_text(json.dumps(other))
-    before = files(here)
+    (target / "mini" / store).mkdir(parents=True)
+    (target / "mini" / store / path.name).write_text(json.dumps(other))
+    before = files(target)
     with pytest.raises(ValueError, match="different records of the same run; keep one of them.*Nothing was merged"):
-        queue.merge_results(elsewhere, here)
-    assert files(here) == before
+        merging.merge_results(elsewhere, target)
+    assert files(target) == before
 
 
 def test_a_damaged_record_merges_nothing(elsewhere, tmp_path):
     (path, *_) = sorted((elsewhere / "mini/local").glob("*.json"), reverse=True)
     path.write_text(path.read_text()[:200])
     with pytest.raises(ValueError, match="truncated"):
-        queue.merge_results(elsewhere, tmp_path / "here")
-    assert not (tmp_path / "here").exists()
+        merging.merge_results(elsewhere, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
 
 
 def test_several_profiles_are_merged_all_or_none(tmp_path):
-    "One damaged record stops all; hidden files and checkpoints of a finished run stay where they are."
+    "A damaged last profile stops the first, too; hidden files and checkpoints of finished runs are left out."
     for profile in "ab":
         Ledger(tmp_path / "out" / profile).add(
             dict(schema=1, run_info=dict(name="r", seed=0, key=profile * 12, code=CLEAN), train_info={}, meta_info={})
@@ -555,14 +498,14 @@ def test_several_profiles_are_merged_all_or_none(tmp_path):
         for name in ("epoch-00001.pt", ".writing-1"):
             (folder / name).write_text("state")
     (damaged,) = (tmp_path / "out/b/local").glob("*.json")
-    whole = damaged.read_text()
-    damaged.write_text(whole[:40])
+    text = damaged.read_text()
+    damaged.write_text(text[:40])
     with pytest.raises(ValueError, match="truncated"):
-        queue.merge_results(tmp_path / "out", tmp_path / "here")
-    assert not (tmp_path / "here").exists()
-    damaged.write_text(whole)
-    queue.merge_results(tmp_path / "out", tmp_path / "here")
-    assert sorted(files(tmp_path / "here")) == [
+        merging.merge_results(tmp_path / "out", tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+    damaged.write_text(text)
+    merging.merge_results(tmp_path / "out", tmp_path / "target")
+    assert sorted(files(tmp_path / "target")) == [
         "a/local/checkpoints/cccccccccccc-x/epoch-00001.pt",
         "a/local/r-s0-aaaaaaaaaaaa.json",
         "b/local/r-s0-bbbbbbbbbbbb.json",
@@ -570,33 +513,33 @@ def test_several_profiles_are_merged_all_or_none(tmp_path):
 
 
 def test_another_model_of_the_same_ancestry_is_refused(elsewhere, tmp_path):
-    queue.merge_results(elsewhere, tmp_path / "here")
-    (file,) = (tmp_path / "here").rglob("teacher-*/model.safetensors")
+    merging.merge_results(elsewhere, tmp_path / "target")
+    (file,) = (tmp_path / "target").rglob("teacher-*/model.safetensors")
     file.write_bytes(file.read_bytes()[:-4] + b"\1\2\3\4")
-    before = files(tmp_path / "here")
+    before = files(tmp_path / "target")
     with pytest.raises(ValueError, match="different models of the same ancestry"):
-        queue.merge_results(elsewhere, tmp_path / "here")
-    assert files(tmp_path / "here") == before
+        merging.merge_results(elsewhere, tmp_path / "target")
+    assert files(tmp_path / "target") == before
 
 
 def test_the_checkpoint_further_on_is_kept(elsewhere, tmp_path):
-    queue.merge_results(elsewhere, tmp_path / "here")
-    (folder,) = (tmp_path / "here/mini/local/checkpoints").iterdir()
+    merging.merge_results(elsewhere, tmp_path / "target")
+    (folder,) = (tmp_path / "target/mini/local/checkpoints").iterdir()
     shutil.copy(folder / "epoch-00000-step-000001.pt", folder / "epoch-00001.pt")
-    before = files(tmp_path / "here")
-    queue.merge_results(elsewhere, tmp_path / "here")
-    assert files(tmp_path / "here") == before
-    queue.merge_results(tmp_path / "here", elsewhere)
+    before = files(tmp_path / "target")
+    merging.merge_results(elsewhere, tmp_path / "target")
+    assert files(tmp_path / "target") == before
+    merging.merge_results(tmp_path / "target", elsewhere)
     assert files(elsewhere) == before
 
 
 def test_nothing_to_merge(tmp_path):
     (tmp_path / "empty").mkdir()
-    for folder, says in (("empty", "holds no records"), ("absent", "there is no folder")):
-        with pytest.raises((ValueError, FileNotFoundError), match=says):
-            queue.merge_results(tmp_path / folder, tmp_path / "here")
+    for folder, message in (("empty", "holds no records"), ("absent", "there is no folder")):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            merging.merge_results(tmp_path / folder, tmp_path / "target")
 
 
 def test_merging_a_folder_into_itself(elsewhere):
     with pytest.raises(ValueError, match="this results folder itself"):
-        queue.merge_results(elsewhere, elsewhere)
+        merging.merge_results(elsewhere, elsewhere)

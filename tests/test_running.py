@@ -557,7 +557,7 @@ def test_a_failed_run_keeps_nothing_in_memory(tmp_path, ancestry, monkeypatch):
     r = recipe(ancestry)
     errors = [
         R._attempt(R.ResolvedRun(r), Ledger(tmp_path / "a")),
-        queue.attempt(queue.Job("t", {}, r), Ledger(tmp_path / "a"), tmp_path / "home", 1e12, False),
+        queue.attempt_job(queue.Job("t", {}, r), Ledger(tmp_path / "a"), tmp_path / "home", 1e12, False),
     ]
     gc.collect()
     assert [str(e) for e in errors] == ["too large"] * 2 and len(models) == 2 and all(m() is None for m in models)

@@ -265,6 +265,7 @@ def _run_queue(table, profile, minutes, fresh, workers, results, settings, run_o
     from ..parallel import default_workers
     from ..tables import Results
     from . import queue
+    from .forecasting import forecast
 
     _check_profile(profile)
     if fresh not in ("", "all"):
@@ -273,15 +274,15 @@ def _run_queue(table, profile, minutes, fresh, workers, results, settings, run_o
         )
     sweeps = _sweeps_of_tables(table, profile, settings)
     store, committed = Results(profile, results, bool(fresh)), Results(profile, results)
-    jobs, lines = queue.plan_jobs(profile, sweeps, whole=table == "all")
+    jobs, lines = queue.plan_jobs(profile, sweeps, all_ancestries=table == "all")
     home, workers = store.folder / "local", default_workers(workers)
     if minutes is None:
         ledgers = [committed.ledger] + ([Results(profile).ledger] if results else [])
-        return print("\n".join(lines + queue.forecast(jobs, store.ledger, ledgers, home, workers)))
+        return print("\n".join(lines + forecast(jobs, store.ledger, ledgers, home, workers)))
     for line in lines:
         if "has no sweep" in line and is_first_process():
             print(line, flush=True)
-    queue.work(jobs, store.ledger, home, _started + queue.seconds_for(minutes), workers, **run_options)
+    queue.run_jobs(jobs, store.ledger, home, _started + queue.seconds_for(minutes), workers, **run_options)
 
 
 def _sweeps_of_tables(table, profile, settings):
@@ -440,7 +441,7 @@ def ledger(
     if profile:
         _check_profile(profile)
     from ..tables import Results
-    from .queue import merge_results
+    from .merging import merge_results
 
     print(merge_results(folder, Results("any", results).folder.parent, profile))
 
