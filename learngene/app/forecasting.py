@@ -24,7 +24,7 @@ def estimate_seconds(
     records,  # of runs, on any device
     device: str,  # from `current_device`
 ):  # seconds of training, or None when no record tells
-    "Estimate from the record of the same run on this device, else from runs of the same architecture."
+    "Estimate from the same run on this device, else from runs of the same architecture."
     if recipe.train.epochs == 0:
         return 0.0
     records = [record for record in records if record["run_info"].get("device", device) == device]
@@ -94,7 +94,7 @@ def forecast(
             total += 0 if seconds is None else seconds * (1 - share)
             unknown += seconds is None
         lines.append(_line(job, seconds, share, is_left))
-    return [*lines, _summary(total, unknown, workers, device)]
+    return [*lines, _total_line(total, unknown, workers, device)]
 
 
 def _line(job, seconds, share, is_left):
@@ -106,7 +106,7 @@ def _line(job, seconds, share, is_left):
     return f"  {status}  {job}  ({job.recipe.data.name}, {job.recipe.train.epochs} epochs, {cost})"
 
 
-def _summary(total, unknown, workers, device):
+def _total_line(total, unknown, workers, device):
     "The last line of a forecast."
     if unknown and not total:
         return (f"{unknown} runs of unknown time would run: no record here of such a run tells how long it takes on "

@@ -40,11 +40,12 @@ def plan_jobs(
     tables: dict,  # table -> names of its sweeps in the profile, an empty list for one without runs
     all_ancestries=True,  # also the profile's own ancestries that no table names
 ) -> tuple:  # (Jobs; a line for each table)
-    """List every run once: ancestries, then the first seed of every cell of every table, then the next seeds.
+    """List every run once, the most valuable first.
 
-    ValueError for an unknown method or option."""
+    Ancestries, then the first seed of every cell of every table, then the next seeds. ValueError for an unknown method
+    or option."""
     jobs, lines = [], []
-    for table in sorted(tables, key=_rank):
+    for table in sorted(tables, key=_value_rank):
         cells = []
         for sweep in tables[table]:
             try:
@@ -63,7 +64,7 @@ def plan_jobs(
     return list(by_key.values()), lines
 
 
-def _rank(table):
+def _value_rank(table):
     "Place of a table in the order of value."
     return TABLES_BY_VALUE.index(table) if table in TABLES_BY_VALUE else len(TABLES_BY_VALUE)
 
@@ -114,7 +115,7 @@ def find_job_record(
     ledger,  # where to look
     source=None,  # from `source_digest`: look also among records of this code that do not count
 ):  # the record, or None
-    "Find the record of a job: one that counts, or one of the given code in a tree that is not clean."
+    "Find a job's record: one that counts, or one of the given code that does not."
     resolved = ResolvedRun(job.recipe)
     record = running.find_record(resolved, ledger)
     if record is None and ledger.local and source:
@@ -168,9 +169,9 @@ def run_jobs(
     log=None,  # called with a line for each run; None prints it
     **run_options,  # engine, compile and deterministic, as in `fit`
 ) -> int:  # how many runs are left
-    """Do what is left, in order, until the time is up; an unfinished run resumes from its checkpoint.
+    """Do what is left, in order, until the time is up.
 
-    RuntimeError at the end when runs failed."""
+    An unfinished run resumes from its checkpoint. RuntimeError at the end when runs failed."""
     log = log or (lambda line: print(line, flush=True) if is_first_process() else None)
     left = jobs_left(jobs, ledger, home)
     log(f"{len(left)} of {len(jobs)} runs are left")
