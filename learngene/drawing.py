@@ -2,7 +2,7 @@
 import html
 
 
-def draw_boxes(
+def box_row(
     ax,  # matplotlib axes
     y: float,  # of the row
     labels,  # text of each box
@@ -22,7 +22,7 @@ def draw_boxes(
 
 
 def draw_rows(
-    rows: dict,  # name of a row -> its boxes, each (label, rank) as in `draw_boxes`
+    rows: dict,  # name of a row -> its boxes, each (label, rank) as in `box_row`
     width=1.0,  # of a box
     ax=None,  # matplotlib axes; None = new ones
 ):  # the axes
@@ -33,7 +33,7 @@ def draw_rows(
     if ax is None:
         _, ax = plt.subplots(figsize=(0.4 * longest * width + 2.2, 0.4 * len(rows) + 0.2))
     for y, boxes in enumerate(rows.values()):
-        draw_boxes(ax, y, [label for label, _ in boxes], [rank for _, rank in boxes], width=width)
+        box_row(ax, y, [label for label, _ in boxes], [rank for _, rank in boxes], width=width)
     ax.set(xlim=(-0.6 * width, (longest - 0.4) * width), ylim=(len(rows) - 0.4, -0.6), xticks=[])
     ax.set_yticks(range(len(rows)), rows)
     ax.spines[:].set_visible(False)
@@ -52,9 +52,9 @@ def draw_plan(
     if ax is None:
         _, ax = plt.subplots(figsize=(0.36 * (widest + 5), 0.34 * (n + 2)))
     for y, p in enumerate(plan.layers):
-        draw_boxes(ax, y, [head + 1 for head in p.heads], p.positions)
+        box_row(ax, y, [head + 1 for head in p.heads], p.positions)
         ax.text(-1.1, y, p.source + 1, ha="center", va="center", fontsize=8)
-        draw_boxes(ax, y, [ffn_label(p)], ["0.7" if p.ffn == p.source else "0.3"], x=widest + 0.9, width=1.7)
+        box_row(ax, y, [ffn_label(p)], ["0.7" if p.ffn == p.source else "0.3"], x=widest + 0.9, width=1.7)
     titles = {-1.1: "from\nlayer", (widest - 1) / 2: "heads copy the ancestry's head", widest + 0.9: "FFN of\nlayer"}
     for x, title in titles.items():
         ax.text(x, -0.75, title, ha="center", va="bottom", fontsize=8)
