@@ -670,3 +670,25 @@ def test_a_folder_that_holds_other_files_is_refused_before_training(tmp_path, an
     monkeypatch.setattr(R, "fit", None)
     with pytest.raises(ValueError, match="holds other files"):
         run(recipe(ancestry), Ledger(tmp_path / "l"), save=tmp_path / "mine")
+
+
+# --- resolved once
+
+
+def test_finding_a_record_loads_no_images_and_no_weights(tmp_path, home, monkeypatch):
+    file = teacher().save(tmp_path / "teacher.yaml")
+    ledger, child = Ledger(tmp_path / "ledger"), recipe(file, train=dict(epochs=0))
+    record = run(child, ledger)
+    for name in ("load_data", "load_vit", "load_ancestry"):
+        monkeypatch.setattr(R, name, lambda *args: pytest.fail("loaded"))
+    assert R.find_record(child, ledger) == record == run(child, ledger)
+
+
+def test_a_run_looks_up_each_thing_once(tmp_path, home, monkeypatch):
+    "Also one whose ancestry is trained first."
+    file = teacher(train=dict(epochs=0)).save(tmp_path / "teacher.yaml")
+    calls, load_data, find_recipe = [], R.load_data, R.find_recipe
+    monkeypatch.setattr(R, "load_data", lambda *args: (calls.append("images"), load_data(*args))[1])
+    monkeypatch.setattr(R, "find_recipe", lambda name: (calls.append("ancestry"), find_recipe(name))[1])
+    run(recipe(file, train=dict(epochs=0)), Ledger(tmp_path / "ledger"))
+    assert sorted(calls) == ["ancestry", "images", "images"], "the images of the run, and of its ancestry's"
