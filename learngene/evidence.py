@@ -10,8 +10,13 @@ def stores_of(
     fresh=False,  # True: ignore its committed records
     others=("digits", "pico"),  # profiles that are shown beside it, by their committed records
 ) -> dict:  # name -> Results, the profile first
-    "Return the results of a profile, followed by those of other profiles."
-    return {profile: Results(profile, results, fresh)} | {name: Results(name) for name in others if name != profile}
+    """Return the results of a profile, followed by those of other profiles.
+
+    With `fresh`, its own committed records come among the others, so that what was not made now is still answered.
+    """
+    committed = {f"{name} (committed)" if name == profile else name: Results(name)
+                 for name in others if fresh or name != profile}
+    return {profile: Results(profile, results, fresh)} | committed
 
 
 def runs_on_record(

@@ -18,6 +18,7 @@ def test_runs_on_record_are_all_or_none(tmp_path):
 def test_the_first_profile_that_has_all_runs(tmp_path):
     stores = stores_of("smoke", tmp_path)
     assert list(stores) == ["smoke", "digits", "pico"] and list(stores_of("pico")) == ["pico", "digits"]
+    assert list(stores_of("pico", fresh=True)) == ["pico", "digits", "pico (committed)"]
     assert stores["smoke"].folder == tmp_path / "smoke" and stores["pico"].folder == Results("pico").folder
     assert first_on_record(stores, "table8")[0] == "digits"
     assert first_on_record({"pico": stores["pico"]}, "table8") == (None, [], [])
