@@ -1,0 +1,40 @@
+"What a budget limits, and what cannot be asked for together with one."
+import torch
+
+LIMITS = ("params", "flops", "latency_ms", "memory_mb")
+
+
+def check_limits(
+    limits,  # name -> limit; those that are given
+    batch_size,  # images at once
+    device,  # on which latency is measured
+) -> None:
+    "Raise ValueError without a limit, and for a limit, batch size or device that cannot be."
+    if not limits:
+        raise ValueError(f"a budget needs a limit; give {', '.join(LIMITS[:-1])} or {LIMITS[-1]}.")
+    for name, limit in limits.items():
+        is_number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+        if not is_number or not 0 < limit < float("inf"):
+            raise ValueError(f"{name} is {limit!r}; give a finite number above 0.")
+    if type(batch_size) is not int or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; give a whole number of at least 1.")
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but this machine has no GPU; give device=\"cpu\".")
+
+
+def check_narrowable(learngene) -> None:
+    "Raise ValueError for a learngene whose FFNs cannot be narrowed, which a budget would do."
+    kind = learngene.config["mlp"]
+    if kind != "Mlp" or learngene.config["scale_mlp_norm"]:
+        raise ValueError(f"FFNs of type {kind} (gated or normalised) cannot be narrowed neuron by neuron, "
+                         "which a budget would do; choose a shape yourself: "
+                         "inherit(learngene, depth=..., heads=..., refit=images, ancestry=ancestry).")
+
+
+def refuse_with_budget(
+    **options,  # option = (value, default)
+) -> None:
+    "Raise ValueError for an option that is not at its default; the budget decides it."
+    for name, (value, default) in options.items():
+        if value != default:
+            raise ValueError(f"{name} is {value!r}, but it is given by the budget; leave it out.")
