@@ -1,5 +1,6 @@
 """The paper's claims, the runs that can speak to each, and what they say: one verdict by one rule for all."""
 
+import re
 from dataclasses import dataclass
 
 import pandas as pd
@@ -195,7 +196,7 @@ def claims_table(
             "the paper": paper_states(claim),
             "comparisons": f"{c['better']} for, {c['worse']} against, of {c['comparisons']}" if c else "",
             "seeds": c["n"] if c else "",
-            "shown in": claim.table,
+            "shown in": re.sub(r"(\D+)(\d+)", r"\1 \2", claim.table).capitalize(),
         }
     return pd.DataFrame(rows.values(), index=pd.Index(rows, name="claim"))
 

@@ -65,7 +65,7 @@ def test_the_table_opens_with_the_verdict(tables):
     table = C.claims_table(C.judge_claims(tables))
     assert list(table)[:3] == ["verdict", "effect (points)", "95 % interval"] and len(table) == len(C.CLAIMS)
     row = table.loc["priority order helps"]
-    assert (row.verdict, row.comparisons, row["shown in"]) == ("holds in part", "0 for, 0 against, of 6", "table5")
+    assert (row.verdict, row.comparisons, row["shown in"]) == ("holds in part", "0 for, 0 against, of 6", "Table 5")
 
 
 def test_the_papers_numbers_are_quoted():

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..captions import caveats, describe_ancestries, describe_data
+from ..claims import VERDICTS
 from ..files import write_atomic
 from ..ledger import read_record
 from ..paper import has_numbers, published_sentences
@@ -98,13 +99,15 @@ def _complete(card, folder, labels):
 def _table(path):
     """Read a csv file as (header, rows of cells), without empty columns.
 
-    A cell is (text, kind, rows it spans).
+    A header is (name, kind), a cell (text, kind, rows it spans).
     """
     with open(path, encoding="utf-8", newline="") as file:
         header, *body = csv.reader(file)
     kept = [i for i, name in enumerate(header) if any(row[i] for row in body) or not body]
     header, body = [header[i] for i in kept], [[row[i] for i in kept] for row in body]
-    rows = [[(text, _kind(text), 1) for text in row] for row in body]
+    kinds = ["number" if all(map(_is_number, filter(None, column))) else "text" for column in zip(*body)]
+    kinds = kinds or ["text"] * len(header)
+    rows = [[(text, _kind(text) if kind == "text" else kind, 1) for text, kind in zip(row, kinds)] for row in body]
     start = 0  # the first column says a label once for all rows that share it
     for i in range(1, len(body) + 1 if len(header) > 2 else 0):
         if i == len(body) or body[i][0] != body[start][0]:
@@ -113,14 +116,16 @@ def _table(path):
             for row in rows[start + 1 : i]:
                 del row[0]
             start = i
-    return header, rows
+    return list(zip(header, kinds)), rows
+
+
+def _is_number(text):
+    return re.fullmatch(r"[\d\s.,+\-−±%()\[\]/×e]+", text) is not None
 
 
 def _kind(text):
-    "How a cell is set: as a number, as a verdict, or as text."
-    if re.fullmatch(r"[\d\s.,+\-−±%()\[\]/×e]+", text):
-        return "number"
-    return text.replace(" ", "-") if text in ("holds", "holds in part", "undecided", "does not hold") else "text"
+    "How a cell that is no number is set: as a verdict, or as text."
+    return text.replace(" ", "-") if text in VERDICTS else "text"
 
 
 def _missing(cards):
@@ -166,16 +171,16 @@ def _verdicts(folder, cards):
         return []
     with open(folder / card["table"], encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    known = {c["name"]: c["label"] for c in cards}
+    links = {c["label"]: c["name"] for c in cards}
     return [
         dict(
             claim=r["claim"],
             verdict=r["verdict"],
             kind=_kind(r["verdict"]),
-            effect=r.get("effect (points)", ""),
-            interval=r.get("95 % interval", ""),
-            table=r.get("shown in", ""),
-            label=known.get(r.get("shown in")),
+            effect=r["effect (points)"],
+            interval=r["95 % interval"],
+            table=r["shown in"],
+            link=links.get(r["shown in"]),
         )
         for r in rows
     ]
