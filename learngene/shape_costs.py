@@ -68,7 +68,10 @@ def fastest_ms(
     batch_size=1,  # images at once
     device="cpu",  # on which it is measured
 ) -> float:
-    "Measure a forward pass three times and return the least, milliseconds: other load only adds."
+    """Measure a forward pass three times and return the least, milliseconds.
+
+    Other load only adds.
+    """
     model = build_vit(config, device="cpu").to(device)
     return min(latency_ms(model, batch_size, 10) for _ in range(3))
 
@@ -78,7 +81,7 @@ def part_times(
     batch_size=1,  # images at once
     device="cpu",  # on which it is measured
 ):  # (milliseconds of the ancestry, dict of milliseconds of a head, a neuron, and the rest of a layer)
-    """Measure what the parts of a model take: it whole, with one layer, with single heads, with single neurons.
+    """Measure the time of a model: whole, with one layer, with single heads, single neurons.
 
     A part that is too fast to be seen counts as a thousandth of a layer.
     """

@@ -31,7 +31,7 @@ def to_frame(
     cells,  # (labels, recipe) pairs, from `Sweep.cells`
     records,  # their records, in the same order
 ) -> pd.DataFrame:
-    "One row a run: labels, test accuracy, size, cost, the hash of its weights, and the record's file name."
+    "Tabulate runs: labels, test accuracy, size, cost, hash of the weights, record's file name."
     rows = []
     for (labels, _), record in zip(cells, records, strict=True):
         train, meta = record["train_info"], record["meta_info"]
@@ -66,7 +66,7 @@ def compare(
     a: str,  # a method
     b: str,  # the method it is compared with
 ) -> dict:  # difference, low, high (percentage points), p, n
-    "Paired difference a - b over seeds. ValueError unless both have the same two or more seeds."
+    "Compare methods a and b by the paired difference a - b over seeds."
     c, accuracy = mean_interval(paired_differences(frame, a, b)), frame[frame.method == a].accuracy
     return c | dict(p=0.0) if np.isnan(c["p"]) and accuracy.nunique() == 1 else c  # no seed matters: it is certain
 
@@ -76,7 +76,7 @@ def paired_differences(
     a: str,  # a method
     b: str,  # the method it is compared with
 ) -> pd.Series:  # one number a seed, in points
-    "Method a minus method b, seed by seed. ValueError unless both have the same two or more seeds."
+    "Subtract method b from method a, seed by seed."
     accuracy = frame[frame.method.isin([a, b])].pivot(index="seed", columns="method", values="accuracy")
     wide = accuracy.reindex(columns=[a, b]) * 100
     if wide.isna().any(axis=None) or len(wide) < 2:
@@ -87,7 +87,7 @@ def paired_differences(
 def mean_interval(
     d,  # paired differences, one a seed
 ) -> dict:  # difference, low, high, p, n
-    "Mean of paired differences, its 95 % interval, and the p-value of the t-test. p is NaN when all are equal."
+    "Return the mean of paired differences, its 95 % interval and p-value (NaN if all equal)."
     d = np.asarray(d, dtype=float)
     error = d.std(ddof=1) / len(d) ** 0.5 if np.ptp(d) > 1e-9 else 0.0  # equal, but for rounding
     half = stats.t.ppf(0.975, len(d) - 1) * error
@@ -107,7 +107,7 @@ def against(
     ours: str,  # the method that is compared with every other
     by="images",  # label that makes the columns of the table
 ) -> pd.DataFrame:  # one row a comparison: by, method, difference, low, high, p, n
-    "Paired differences of one method minus each other one. ValueError as `compare`, or for an unknown method."
+    "Compare one method with each other one by paired differences."
     methods = frame.method.unique()
     if ours not in methods:
         raise ValueError(f"there is no method {ours!r}{near(ours, methods)}; there are {', '.join(methods)}.")
@@ -119,7 +119,7 @@ def against(
 def verdict(
     c,  # from `compare`, or a row of `against`
 ) -> str:  # "better", "worse" or "no clear difference"
-    "Name a comparison by its p-value; of comparisons without any difference, 5 % get a wrong name."
+    "Name a comparison by its p-value; 5 % of equal pairs get a wrong name."
     if not c["p"] < 0.05 or c["difference"] == 0:
         return "no clear difference"
     return "better" if c["difference"] > 0 else "worse"
@@ -129,7 +129,7 @@ def describe_effects(
     effects,  # from `against`
     ours: str,  # the method that was compared
 ) -> str:
-    "One sentence a column: what is better, what is worse, what cannot be told apart; and how many would be by chance."
+    "Say for each column what is better, worse or not clearly different, and how many by chance."
     by, lines = effects.columns[0], []
     relations = {"better": "better than", "worse": "worse than", "no clear difference": "not clearly different from"}
     for column, part in effects.groupby(by, sort=False):
@@ -151,7 +151,7 @@ def differences(
     others=None,  # the methods it is compared with; None = all
     by="images",  # label of the columns
 ) -> pd.DataFrame:  # one row a seed, one column a comparison, in points
-    """Paired differences of one method minus others, seed by seed. ValueError when a run is missing.
+    """Subtract other methods from one, seed by seed. ValueError when a run is missing.
 
     Comparisons of a model with itself are left out, unless there are no others."""
     others = [m for m in frame.method.unique() if m != ours] if others is None else others
@@ -173,7 +173,7 @@ def _have_equal_weights(part, a, b):
 def judge(
     d,  # from `differences`
 ) -> dict:  # difference, low, high (points), p, n, better, worse, comparisons, verdict
-    "Judge a claim: the mean over comparisons, tested over seeds, and each comparison by itself after Holm."
+    "Judge a claim by the mean of its comparisons over seeds, and by each one after Holm."
     overall, each = mean_interval(d.mean(axis=1)), [mean_interval(d[c]) for c in d]
     clear = holm([c["p"] for c in each])
     better = sum(ok and c["difference"] > 0 for ok, c in zip(clear, each))
@@ -220,7 +220,7 @@ def beside_paper(
     rows: str,  # label that makes the rows, called as in `published(name)`
     columns: str | None = None,  # label that makes the columns; None = one column, whatever the paper calls it
 ) -> pd.DataFrame:  # paper, ours (mean ± sd (n)), difference of the means; percent or percentage points
-    "The paper's accuracies and ours side by side; empty where the paper's is not known. ValueError for odd seeds."
+    "Set the paper's accuracies beside ours; empty where the paper's are not known."
     ours = _accuracies(frame, rows, columns)
     known = published(name)
     known = known[known.unit.isin(["%", "points"])].assign(at=known.column if columns else "").set_index(["row", "at"])
@@ -256,7 +256,7 @@ def to_curves(
     cells,  # (labels, recipe) pairs
     records,  # their records
 ) -> pd.DataFrame:
-    """One row a run and epoch: labels, epoch, validation accuracy, training loss. Epoch 0 is before training.
+    """Tabulate validation accuracy and training loss by run and epoch; 0 is before training.
 
     ValueError for runs without validation images."""
     if any("val_accuracy" not in e for record in records for e in record["train_info"]["history"]):
@@ -300,7 +300,7 @@ def effects_table(
     ours: str,  # the method that was compared
     paper=None,  # from `published_effects`
 ) -> pd.DataFrame:  # index: the label of the columns, method
-    "One row a cell: verdict, effect and interval, then test accuracy, inherited parameters, the paper's effect."
+    "Tabulate cells: verdict, effect, interval, accuracy, inherited parameters, paper's effect."
     by, rows = effects.columns[0], {}
     for column, part in frame.groupby(by, sort=False):
         compared = effects[effects[by] == column].set_index("method").to_dict("index")
@@ -330,7 +330,7 @@ def pair_table(
     ours: str,  # the method that was compared
     paper=None,  # from `published_effects`
 ) -> pd.DataFrame:  # index: the label of the columns
-    "One row a pair: verdict, effect and interval, the paper's effect, and both test accuracies."
+    "Tabulate pairs: verdict, effect, interval, the paper's effect, both test accuracies."
     by, rows = effects.columns[0], {}
     for c in effects.to_dict("records"):
         accuracy = frame[frame[by] == c[by]].groupby("method").accuracy.agg(mean_sd)
@@ -405,7 +405,7 @@ CAPTION = ("Test accuracy in percent, mean ± standard deviation (number of seed
 # %% ../nbs/14_tables.ipynb #8baff955
 @dataclass
 class Comparison:
-    "One method of a sweep beside each other one: a table, a drawing, sentences, and files of them."
+    "One method of a sweep beside the others: table, drawing, sentences, and their files."
     runs: Runs
     ours: str  # the method that is compared
     name: str  # of the paper's table
@@ -435,7 +435,7 @@ class Comparison:
         return ax.figure
 
     def publish(self, title, figure, text="", caption=""):
-        "Write table, figure and card by the table's name; `text` takes the place of its own sentences."
+        "Write table, figure and card by the table's name; `text` replaces its own sentences."
         said = f"{CAPTION.format(self.ours, self.other or 'the row')} {caption}".strip()
         self.runs.results.publish(self.name, title, said, text or self.text, self.table, figure, self.runs.records,
                                   describe_drawing(self.effects, self.ours))
@@ -444,7 +444,7 @@ class Comparison:
 def separate_trainings(
     runs: Runs,  # of curves
 ) -> pd.DataFrame:  # method, epochs, seeds, separate, one run, difference; percent
-    "Validation accuracy of shorter trainings on record, beside the same epoch of the runs that are shown."
+    "Compare shorter trainings on record with the same epoch of the runs shown."
     rows = []
     for (labels, _), record in zip(runs.cells, runs.records, strict=True):
         at = {e["epoch"]: e["val_accuracy"] for e in record["train_info"]["history"]}

@@ -288,7 +288,9 @@ def test_no_empty_column_and_one_cell_for_a_shared_label(results):
         and p.text.count("x") == 1
         and [a["rowspan"] for a in p.all("th") if "rowspan" in a] == ["3"]
     )
-    assert [a["class"] for a in p.all("td")].count("number") == 3, "a column of numbers is set as one, its empty cells too"
+    assert [a["class"] for a in p.all("td")].count("number") == 3, (
+        "a column of numbers is set as one, its empty cells too"
+    )
 
 
 def test_the_papers_numbers_stand_in_their_section(results):

@@ -202,7 +202,10 @@ def run_jobs(
 
 
 def _stages(jobs):
-    "Lists of jobs that may run side by side: the ancestries, one by one where one starts from another; then the rest."
+    """Lists of jobs that may run side by side.
+
+    The ancestries, one by one where one starts from another; then the rest.
+    """
     ancestries = [job for job in jobs if job.table == "ancestry"]
     rest = [job for job in jobs if job.table != "ancestry"]
     return [*([job] for job in ancestries), rest] if _is_chained(ancestries) else [ancestries, rest]
