@@ -129,7 +129,7 @@ def describe_effects(
     effects,  # from `against`
     ours: str,  # the method that was compared
 ) -> str:
-    "Say for each column what is better, worse or not clearly different, and how many by chance."
+    "Say for each column what is better, worse, or not clearly different."
     by, lines = effects.columns[0], []
     relations = {"better": "better than", "worse": "worse than", "no clear difference": "not clearly different from"}
     for column, part in effects.groupby(by, sort=False):

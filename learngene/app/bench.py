@@ -166,7 +166,7 @@ def train_once(participant, arguments, kind, workers, threads, epochs):
 
 
 def matmul_rate(kind, precision, threads):
-    "Measure operations a second of a large matrix product, the best of ten; a multiply-add is two."
+    "Measure operations a second of a large matrix product; a multiply-add is two."
     torch.set_num_threads(threads)
     n, dtype = (8192, torch.bfloat16) if kind == "cuda" and precision == "bf16" else (1024, torch.float32)
     a, b, best = torch.randn(n, n, device=kind).to(dtype), torch.randn(n, n, device=kind).to(dtype), float("inf")
@@ -248,7 +248,7 @@ def refit_once(threads, kind):
 # --- density
 
 def kept_attention_distance(model, x, T):
-    "Measure heads the usual way: unfused attention, every matrix kept until the pass is over. (L, H)"
+    "Measure heads the usual way, keeping every attention matrix; returns (L, H)."
     kept = []
     hooks = [block.attn.attn_drop.register_forward_hook(lambda module, args, A: kept.append(A))
              for block in model.blocks]
@@ -266,7 +266,7 @@ def kept_attention_distance(model, x, T):
 
 
 def bench_density(name, kwargs, images, repeats, device):
-    "Measure a plain forward pass, our density pass and the usual way on one batch; a row in seconds."
+    "Time a plain forward pass, the density pass and the usual way on one batch, in seconds."
     model, images = timm.create_model(name, **kwargs).eval().to(device), images * (16 if device.type == "cuda" else 1)
     x = torch.randn(images, 3, *model.patch_embed.img_size, device=device)
     T = patch_distances(model.patch_embed.grid_size, model.patch_embed.patch_size).to(device)
@@ -328,7 +328,7 @@ def main(argv=None):
 
 
 def write_table(part, rows, kind, threads):
-    "Write the rows as a csv whose name and columns say where they were measured; return its path."
+    "Write rows as a csv whose name says where they were measured; return its path."
     device = torch.cuda.get_device_name().replace(" ", "-") if kind == "cuda" else f"cpu-{threads}-threads"
     name = f"{part}-{device}-torch{torch.__version__.split('+')[0]}.csv"
     path = (files.project_root() or Path.cwd()) / "results" / "bench" / name
