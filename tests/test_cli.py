@@ -464,7 +464,7 @@ def test_dry_run_lists_runs_and_writes_nothing(capsys, tmp_path):
     ancestry = lg.vit.fingerprint(lg.load_ancestry(cells[3][1].ancestry))
     record = dict(
         schema=1,
-        run_info=dict(name="x", key=key, seed=seed, code={}),
+        run_info=dict(name="x", key=key, seed=seed, code=dict(clean=True)),
         train_info=dict(seconds=7),
         meta_info=dict(ancestry=ancestry),
     )
