@@ -13,6 +13,7 @@ import typer
 
 from .. import __version__
 from ..files import is_first_process, near, project_root
+from ..optional import install_hint
 from .notebooks import (
     NotebookLacksInput,
     check_parameters,
@@ -94,9 +95,7 @@ def _install_hint(error):
     package = (getattr(error, "name", None) or "").partition(".")[0] if isinstance(error, ImportError) else ""
     if not package or "pip install" in str(error):
         return ""
-    notebook_packages = ("papermill", "nbformat", "nbclient", "nbconvert", "ipykernel", "jupyter_client")
-    extras = {"datasets": "hub"} | dict.fromkeys(notebook_packages, "notebooks")
-    return ": pip install " + (f"'learngene[{extras[package]}]'" if package in extras else package)
+    return ": " + install_hint(package)
 
 
 @app.callback(invoke_without_command=True)
