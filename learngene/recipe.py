@@ -9,8 +9,9 @@ __all__ = ['STRICT', 'BASE_FILE', 'DataSpec', 'AugmentSpec', 'TrainSpec', 'Metho
 
 # %% ../nbs/08_recipe.ipynb #f4a5e438
 import learngene
-from .files import near, write_atomic
-from .validation import Amount, Count, Mapping, Number, Positive, Positives, Share, Shares, validate
+from .files import can_name_files, near, shorten, write_atomic
+from .validation import (Amount, Count, Mapping, Number, PlainMapping, Positive, Positives, Seeds, Share,
+                                  Shares, check_plain, check_sweep, validate)
 from .yaml_files import EXPONENT, read_yaml
 
 import dataclasses
@@ -85,21 +86,21 @@ class TrainSpec:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     micro_batch: Positive | None = None  # images a device takes at once, by gradient accumulation; None = its share
     eval_every: Positive = 1  # epochs from one validation to the next; also before the first and after the last
-    workers: Count = 0  # processes that load images
+    workers: Annotated[Count, Field(le=1024)] = 0  # processes that load images; a script then needs a main guard
 
 # %% ../nbs/08_recipe.ipynb #637cb4fb
 @dataclass(frozen=True, config=STRICT)
 class MethodSpec:
     "How the model gets its first weights."
     name: StrictStr = "cluster-learngene"  # one of `learngene.methods.names()`
-    options: Mapping = field(default_factory=dict)  # the method's own
+    options: PlainMapping = field(default_factory=dict)  # the method's own
     images: Positive = 1000  # calibration images shown to `condense`
 
     @field_validator("options")
     @classmethod
     def _numbers(cls, options):
         is_number = lambda value: isinstance(value, str) and EXPONENT.match(value)
-        return {name: float(value) if is_number(value) else value for name, value in options.items()}
+        return check_plain({name: float(value) if is_number(value) else value for name, value in options.items()})
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -148,7 +149,7 @@ class Recipe(InFile):
     name: StrictStr  # for people: what the run is called in tables and file names
     seed: Count = 0  # of initial weights, order and augmentation
     ancestry: StrictStr | None = None  # a model's name or folder, or the recipe that trains one, e.g. "digits/ancestry"
-    model: Mapping | None = None  # arguments of timm's VisionTransformer, for a model trained from random weights
+    model: PlainMapping | None = None  # arguments of timm's VisionTransformer, for a model trained from random weights
     method: MethodSpec = field(default_factory=MethodSpec)
     shape: ShapeSpec = field(default_factory=ShapeSpec)
     data: DataSpec = field(default_factory=DataSpec)
@@ -167,8 +168,9 @@ class Recipe(InFile):
 
     @model_validator(mode="after")
     def _is_a_run(self):
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            raise ValueError(f"name is {self.name!r}, wanted one that can be a file's: without '/', no dot in front.")
+        if not can_name_files(self.name):
+            raise ValueError(f"name is {shorten(self.name)}, wanted one that can be a file's: without '/', '\\' and "
+                             "line breaks, no dot in front, at most 150 bytes.")
         if (self.ancestry is None) == (self.model is None):
             raise ValueError("give either 'ancestry' or 'model' (and not both).")
         if self.model is not None and self.method.name != "from-scratch":
@@ -287,14 +289,12 @@ class Sweep:
     name: StrictStr  # of the table
     base: Mapping  # what all runs share: a recipe without name and seed
     vary: dict[Any, dict[Any, Mapping | None]]  # axis -> label -> changes to the base, nested like a recipe
-    seeds: Annotated[list[Count], Field(strict=True, min_length=1)] = field(default_factory=lambda: [0, 1, 2])
+    seeds: Seeds = field(default_factory=lambda: [0, 1, 2])
 
-    @field_validator("seeds")
-    @classmethod
-    def _differ(cls, seeds):
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("seeds that are all different")
-        return seeds
+    @model_validator(mode="after")
+    def _can_be_run(self):
+        check_sweep(self.name, self.vary, self.seeds)
+        return self
 
     @classmethod
     def load(cls, path):
@@ -305,7 +305,10 @@ class Sweep:
             raise ValueError(f"{path} is a recipe, of one run; run it by `learngene train {path}`, "
                              "or read it by `Recipe.load`.")
         sweep = validate(cls, own | dict(base=merge_settings(read_base(file), own.get("base", {}))), path)
-        sweep.cells()  # a mistake in any cell is an error now, not after the runs before it
+        try:
+            sweep.cells()  # a mistake in any cell is an error now, not after the runs before it
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         return sweep
 
     def cells(self):
@@ -316,6 +319,6 @@ class Sweep:
             settings = functools.reduce(merge_settings, (change or {} for _, change in combination), self.base)
             name = re.sub(r"[^\w.+-]+", "_", "-".join([self.name, *map(str, labels.values())]))  # it becomes a file's
             for seed in self.seeds:
-                recipe = Recipe.from_dict(settings | dict(name=name, seed=seed), where=f"{self.name} {labels}")
+                recipe = Recipe.from_dict(settings | dict(name=name, seed=seed), where=f"{self.name} {shorten(labels)}")
                 cells.append((labels | dict(seed=seed), recipe))
         return cells

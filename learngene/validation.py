@@ -1,10 +1,11 @@
 """Pydantic's validation with errors of one line: where, which key, its value, what was wanted, and the near name."""
+from math import isfinite, prod
 from types import NoneType, UnionType
 from typing import Annotated, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BeforeValidator, Field, StrictInt, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, TypeAdapter, ValidationError
 
-from .files import near
+from .files import can_name_files, near, shorten
 
 
 def as_number(value):
@@ -16,14 +17,57 @@ def as_number(value):
 
 
 # Types of fields. True is no number and 1.0 no int, but an int becomes a float where a float belongs.
-Count = Annotated[StrictInt, Field(ge=0)]
-Positive = Annotated[StrictInt, Field(ge=1)]
+MOST_RUNS = 10_000  # of one sweep
+MOST = 2**32 - 1  # of whole numbers: what NumPy takes for a seed
+Count = Annotated[StrictInt, Field(ge=0, le=MOST)]
+Positive = Annotated[StrictInt, Field(ge=1, le=MOST)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False), BeforeValidator(as_number)]
 Amount = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Positives = Annotated[list[Positive], Field(strict=True, min_length=1)]
 Shares = Annotated[list[Annotated[float, Field(strict=True, ge=0, le=1)]], Field(min_length=1)]
 Mapping = Annotated[dict, Field(strict=True)]
+
+
+def check_plain(value, place="it"):
+    "Return a value that JSON can hold. ValueError names the place of one that it cannot."
+    if isinstance(value, dict):
+        odd = [key for key in value if not isinstance(key, str)]
+        if odd:
+            raise ValueError(f"text as keys, not {shorten(odd[0])}, in {place}")
+        for key, inner in value.items():
+            check_plain(inner, f"{place}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for i, inner in enumerate(value):
+            check_plain(inner, f"{place}[{i}]")
+    elif not (value is None or isinstance(value, (str, bool, int)) or isinstance(value, float) and isfinite(value)):
+        raise ValueError(f"text, finite numbers, lists and mappings, not {shorten(value)}, in {place}")
+    return value
+
+
+def check_different(values):
+    "Return a list. ValueError when a value is in it twice."
+    if len(set(values)) < len(values):
+        raise ValueError("values that are all different")
+    return values
+
+
+def check_sweep(
+    name,  # of the sweep
+    vary,  # axis -> label -> changes
+    seeds,  # whole numbers
+):
+    "Raise ValueError unless a sweep's name can be a folder's, and its runs can be counted."
+    if not can_name_files(name):
+        raise ValueError(f"name is {shorten(name)}, wanted one that can be a folder's.")
+    count = prod(map(len, vary.values())) * len(seeds)
+    if count > MOST_RUNS:
+        raise ValueError(f"the axes and seeds make {shorten(count)} runs, at most {MOST_RUNS:,} are possible; "
+                         "split the sweep.")
+
+
+PlainMapping = Annotated[Mapping, AfterValidator(check_plain)]  # as a file can hold it
+Seeds = Annotated[list[Count], Field(strict=True, min_length=1), AfterValidator(check_different)]
 
 
 def validate(
@@ -44,7 +88,7 @@ WANTED = {
     "int_type": "int", "float_type": "float", "string_type": "str", "bool_type": "bool", "dict_type": "dict",
     "list_type": "list", "finite_number": "a finite number", "literal_error": "{expected}",
     "greater_than_equal": "at least {ge:g}", "greater_than": "more than {gt:g}", "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le:g}", "too_short": "at least {min_length} of them", "value_error": "{error}",
+    "less_than_equal": "at most {le:.10g}", "too_short": "at least {min_length} of them", "value_error": "{error}",
 }
 UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden", "invalid_key")
 
@@ -59,7 +103,8 @@ def explain(
     if first["type"] in UNKNOWN_KEY:
         *parents, key = first["loc"]
         known = fields_of(find_field(parents, model)[1])
-        return f"{': '.join([*parents, ''])}unknown key {key!r}{near(key, known)}; known are {', '.join(known)}."
+        place = "".join(f"{shorten(parent, quote=False)}: " for parent in parents)
+        return f"{place}unknown key {shorten(key)}{near(key, known)}; known are {', '.join(known)}."
     if first["type"] == "missing":
         return f"{'.'.join(field)!r} is missing."
     same = [p for p in problems if p["loc"][: len(field)] == field]
@@ -68,8 +113,8 @@ def explain(
     wanted = words(problem, hint, inside)
     if not field and problem["type"] == "value_error":  # a rule about several keys
         return wanted
-    path = ".".join(field) + "".join(f"[{place!r}]" for place in inside)
-    return f"{path or 'it'} is {problem['input']!r}, wanted {wanted}."
+    path = ".".join(field) + "".join(f"[{shorten(place)}]" for place in inside)
+    return f"{path or 'it'} is {shorten(problem['input'])}, wanted {wanted}."
 
 
 def words(problem, hint, inside) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from .. import __version__
-from ..files import is_first_process, near, project_root
+from ..files import is_first_process, near, project_root, shorten
 from ..optional import install_hint
 from .notebooks import (
     NotebookLacksInput,
@@ -241,7 +241,7 @@ def _notebook_parameters(paths, settings, own):
 
     Raises ValueError for a name with an option of its own.
     """
-    import yaml
+    from ..yaml_files import parse_yaml
 
     parameters = {}
     for setting in settings:
@@ -249,9 +249,9 @@ def _notebook_parameters(paths, settings, own):
         if not equals:
             raise ValueError(f"--set wants NAME=VALUE, not {setting!r}.")
         try:
-            parameters[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError(f"--set {setting}: {value!r} is no YAML value.") from None
+            parameters[name] = parse_yaml(value, "the value")
+        except ValueError as error:
+            raise ValueError(f"--set {shorten(setting)}: {shorten(value)} is no YAML value ({error})") from None
     for path in paths.values():
         check_parameters(path, own | parameters)
     for name in own.keys() & parameters.keys():
