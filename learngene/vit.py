@@ -82,12 +82,13 @@ def build_vit(
         mlp = partial(mlp, gate_last=c["gate_last"])
     model_class = getattr(deit, c["model"], None) or getattr(vision_transformer, c["model"])
     pool_ffn_width = c.get("pool_ffn_width", c["ffn_width"][0])  # what pools by attention has an FFN, too
+    without_weights = dict(weight_init="skip") if torch.device(device).type == "meta" else {}  # a second's work
     with torch.device(device):
         model = model_class(
             **{name: c[name] for name in AS_IS}, dynamic_img_pad=c.get("dynamic_img_pad", False),
             depth=len(c["heads"]), num_heads=c["pool_heads"] or 1, init_values=1e-5 if c["layer_scale"] else None,
             norm_layer=norm, act_layer=act, block_fn=_layer_class(c["block"]), mlp_layer=mlp,
-            mlp_ratio=(pool_ffn_width + 0.5) / c["embed_dim"],  # timm rounds down
+            mlp_ratio=(pool_ffn_width + 0.5) / c["embed_dim"], **without_weights,  # timm rounds down
         )
         for block, heads, width in zip(model.blocks, c["heads"], c["ffn_width"]):
             block.attn = Attention(c["embed_dim"], heads, attn_head_dim=c["head_dim"], qkv_bias=c["qkv_bias"],
