@@ -38,6 +38,9 @@ bench: setup  ## speed: training beside timm's loop, building a descendant, the 
 test: setup  ## every check: style, notebooks in step with the library, every notebook, unit tests
 	$(BIN)/python -m pytest tests -q -n 2 --dist loadgroup --durations 10
 
+fuzz: setup  ## random and damaged input for an hour, or for FUZZ_MINUTES; prints the number of cases and of faults
+	PYTHONPATH=tests $(BIN)/python -m fuzz --minutes $${FUZZ_MINUTES:-60}
+
 lab: setup  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir nbs
 
@@ -50,4 +53,4 @@ clean:  ## remove what was made: environment, caches, your own results (not the 
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
 	git clean -fdXq results nbs learngene tests
 
-.PHONY: help setup reproduce reproduce-full ancestry bench test lab sync clean
+.PHONY: help setup reproduce reproduce-full ancestry bench test fuzz lab sync clean
