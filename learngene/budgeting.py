@@ -431,7 +431,7 @@ def inherit(
     heads=None,  # heads in each layer, or a list with one number a layer; None = the ancestry's
     omega=None,  # instead of heads: ancestry heads / descendant heads
     num_classes=None,  # None keeps the ancestry's classifier, a number makes a fresh one
-    proj="paper",  # output projection: "paper", "aligned" or "folded"
+    proj="paper",  # output projection: "paper", "interleaved", "aligned" or "folded"
     ffn="transform",  # FFNs that come from one centroid: "transform" or "copy"
     layers="front",  # which ancestry layers: "front", "middle", "last", "even", or a list, from 0
     refit=None,  # calibration images: solve the output matrices for the kept heads (not in the paper)

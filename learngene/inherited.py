@@ -7,7 +7,7 @@ from .vit_checks import check_vit
 def count_inherited(
     learngene,  # a Learngene
     layer_plans,  # a LayerPlan for each descendant layer
-    proj,  # how W^O is made: "paper", "aligned" or "folded"
+    proj,  # how W^O is made: "paper", "interleaved", "aligned" or "folded"
     num_classes,  # None when the ancestry's classifier is kept
 ) -> int:
     "Count the distinct ancestry values in a descendant, each once however often it is copied."
@@ -28,8 +28,9 @@ def _attention_values(learngene, layer_plan, proj):
     "Values of queries, keys, values and W^O that one layer takes."
     source = layer_plan.source
     clusters = [learngene.clusters[source][k] for k in set(layer_plan.positions)]
-    blocks = dict(paper=min(len(layer_plan.heads), learngene.config["heads"][source]), aligned=len(clusters),
-                  folded=sum(c.size for c in clusters))[proj]  # column blocks of W^O
+    in_proportion = min(len(layer_plan.heads), learngene.config["heads"][source])
+    blocks = dict(paper=in_proportion, interleaved=in_proportion, aligned=len(clusters),
+                  folded=sum(c.size for c in clusters))[proj]  # heads' worth of columns of W^O
     qkv = sum(t.numel() for name, t in learngene.tensors.items() if name.startswith(f"blocks.{source}.attn.qkv."))
     of_a_head = qkv // len(learngene.clusters[source])
     columns = learngene.config["head_dim"] * learngene.config["embed_dim"]

@@ -85,7 +85,7 @@ class Plan:
         return draw_plan(self, ax)
 
 # %% ../nbs/05_inheriting.ipynb #c9d029ad
-PROJ = ("paper", "aligned", "folded")
+PROJ = ("paper", "interleaved", "aligned", "folded")
 FFN = ("transform", "copy")
 
 
@@ -95,7 +95,7 @@ def plan(
     heads=None,  # heads in each layer, or one number for each layer; None = the ancestry's
     omega=None,  # instead of heads: ancestry heads / descendant heads, e.g. 2 for half as many
     num_classes=None,  # None keeps the ancestry's classifier, a number makes a fresh one
-    proj="paper",  # output projection: "paper", "aligned" or "folded"
+    proj="paper",  # output projection: "paper", "interleaved", "aligned" or "folded"
     ffn="transform",  # FFNs that share a centroid: "transform" or "copy"
     layers="front",  # "front", "middle", "last", "even", or a list of ancestry layers from 0
     order="priority",  # of sharing: "priority", "original", "ascending" or "descending"
@@ -155,8 +155,12 @@ def proj_columns(
     proj,  # one of PROJ
 ) -> torch.Tensor:  # (width, heads, head_dim)
     "Choose the columns of W^O for the heads of one descendant layer (A.3)."
-    if proj == "paper":
-        return W[:, [i % W.shape[1] for i in range(len(layer_plan.heads))]]
+    ancestry_heads, heads, head_dim = W.shape[1], len(layer_plan.heads), W.shape[2]
+    if proj == "interleaved" and heads > ancestry_heads:
+        columns = [j * ancestry_heads // heads for j in range(heads * head_dim)]  # 0, 0, 1, 1, ... for twice the heads
+        return W.flatten(1)[:, columns].view(-1, heads, head_dim)
+    if proj in ("paper", "interleaved"):
+        return W[:, [i % ancestry_heads for i in range(heads)]]
     if proj == "aligned":
         return W[:, list(layer_plan.heads)]
     positions = layer_plan.positions
@@ -238,7 +242,7 @@ def inherit(
     heads=None,  # heads in each layer, or one number for each layer; None = the ancestry's
     omega=None,  # instead of heads: ancestry heads / descendant heads
     num_classes=None,  # None keeps the ancestry's classifier, a number makes a fresh one
-    proj="paper",  # output projection: "paper", "aligned" or "folded"
+    proj="paper",  # output projection: "paper", "interleaved", "aligned" or "folded"
     ffn="transform",  # FFNs that share a centroid: "transform" learns to tell them apart, "copy" separates them at once
     layers="front",  # "front", "middle", "last", "even", or a list of ancestry layers from 0
     order="priority",  # of sharing: "priority", "original", "ascending" or "descending"

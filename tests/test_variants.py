@@ -8,10 +8,11 @@ from sklearn.cluster import DBSCAN
 
 import learngene as lg
 from learngene.cluster import HeadCluster
+from learngene.condensing import gather
 from learngene.density import attention_distance_signature, patch_distances
-from learngene.inheriting import ORDERS, heads_by_depth, order_clusters
+from learngene.inheriting import ORDERS, PROJ, heads_by_depth, order_clusters
 from learngene.methods import Shape
-from learngene.methods.released import near_constant
+from learngene.methods.released import near_constant, with_runs, without_qkv_bias
 
 
 def draws(n, seed=0, size=12):
@@ -201,7 +202,7 @@ def test_orders(order, wanted):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("proj", ["paper", "aligned", "folded"])
+@pytest.mark.parametrize("proj", PROJ)
 def test_an_order_says_which_heads_are_copied(order, proj):
     model = make("plain", seed=3)
     x, state = pictures(model), model.state_dict()
@@ -255,7 +256,7 @@ def test_heads_by_depth_makes_descendants():
 
 # ---- the released code's differences
 
-OFF = dict(qkv="heads", drop_qkv_bias=False, ffn="copy", pixels="normalised")
+OFF = dict(qkv="heads", drop_qkv_bias=False, proj="paper", ffn="copy", pixels="normalised")
 BASE = dict(eps=0.2, ffn_eps=1e-9)
 
 
@@ -302,10 +303,11 @@ def test_dropped_bias(ancestry):
     assert inherited - method.inherited_params(payload, Shape(heads=2)) == 24 * distinct
 
 
-def test_random_transform(ancestry):
+@pytest.mark.parametrize("ffn", ["random-group", "random"])
+def test_random_transform(ancestry, ffn):
     options = OFF | dict(eps=100.0)  # one FFN for all
     torch.manual_seed(0)
-    _, payload, model = started(ancestry, ffn_eps=100.0, **options | dict(ffn="random"))
+    _, payload, model = started(ancestry, ffn_eps=100.0, **options | dict(ffn=ffn))
     _, _, copy = started(ancestry, ffn_eps=100.0, **options)
     assert payload.ffn_groups == [[0, 1, 2]]
     weights = [b.mlp.fc1.weight for b in model.blocks]
@@ -314,12 +316,12 @@ def test_random_transform(ancestry):
         assert not any(torch.equal(a, b) for b in others)
     assert all(isinstance(p, torch.nn.Parameter) and p.requires_grad for p in weights)
     assert not any("parametrizations" in k for k in model.state_dict())
-    same = [k for k in model.state_dict() if "mlp.fc" not in k or k.endswith("bias")]
+    same = [k for k in model.state_dict() if "mlp.fc" not in k or k.endswith("bias") and ffn == "random"]
     assert all(torch.equal(model.state_dict()[k], copy.state_dict()[k]) for k in same)
     by_value = {}  # equal weights become equal weights: it works value by value
     for before, after in zip(copy.blocks[0].mlp.fc1.weight.flatten().tolist(), weights[1].flatten().tolist()):
         assert by_value.setdefault(before, after) == after
-    _, _, alone = started(ancestry, **OFF | BASE | dict(ffn="random"))  # no group, nothing replaced
+    _, _, alone = started(ancestry, **OFF | BASE | dict(ffn=ffn))  # no group, nothing replaced
     assert torch.equal(alone.blocks[1].mlp.fc1.weight, ancestry.blocks[1].mlp.fc1.weight)
 
 
@@ -350,6 +352,118 @@ def test_released_shapes_and_a_step(ancestry, shape):
     loss.backward()
     optimizer.step()
     assert model(x).shape == (3, shape.num_classes or 5) and loss.isfinite()
+
+
+# the released computation, written as plain loops over values, heads and columns
+
+KEPT = [[2, 0], [3, 1, 0], [1], [0, 1, 2, 3], [3, 2], [2, 1, 3]]  # centroids of each of six layers, by priority
+GROUPS = [[0], [1], [2, 3], [4, 5]]  # layers that share an FFN: one group in the middle, one at the end
+
+
+@pytest.fixture(scope="module")
+def six_layers():
+    return make("plain", seed=5, depth=6)
+
+
+def released_payload(model):
+    "A learngene of the stated heads and groups, cut as the released code cuts: runs of rows, no bias."
+    clusters = [[HeadCluster((h,), h, 0.0) for h in heads] for heads in KEPT]
+    return without_qkv_bias(with_runs(gather(model, clusters, GROUPS), model))
+
+
+def released_attention(x, model, layer, heads):
+    "Attention of one layer with so many heads, from the ancestry's matrices, one row, column and head at a time."
+    attn, width = model.blocks[layer].attn, x.shape[-1]
+    n_before, head_dim = attn.num_heads, attn.head_dim
+    copied = [KEPT[layer][i % len(KEPT[layer])] for i in range(heads)]
+    rows = [attn.qkv.weight[run * 3 * head_dim + r] for run in copied for r in range(3 * head_dim)]
+    columns = range(heads * head_dim)  # of W^O: the first ones, or each so many times in a row
+    if heads > n_before:
+        columns = [c for c in range(n_before * head_dim) for _ in range(heads // n_before)]
+    out = attn.proj.bias.expand(len(x), x.shape[1], width).clone()
+    for h in range(heads):
+        q, k, v = (torch.stack([x @ rows[(part * heads + h) * head_dim + i] for i in range(head_dim)], -1)
+                   for part in range(3))
+        mixed = torch.softmax(q @ k.transpose(1, 2) / head_dim ** 0.5, -1) @ v
+        for i in range(head_dim):
+            out += mixed[..., i, None] * attn.proj.weight[:, columns[h * head_dim + i]]
+    return out
+
+
+def released_values(tensor, inner, outer):
+    "Each value w through the network 1 -> k -> k: k tensors."
+    k, made = len(outer.bias), torch.zeros(len(outer.bias), *tensor.shape)
+    a, b, c, e = inner.weight[:, 0].tolist(), inner.bias.tolist(), outer.weight.tolist(), outer.bias.tolist()
+    for at, w in zip(np.ndindex(*tensor.shape), tensor.flatten().tolist()):
+        hidden = [max(0.0, a[j] * w + b[j]) for j in range(k)]
+        for t in range(k):
+            made[(t, *at)] = e[t] + sum(c[t][j] * hidden[j] for j in range(k))
+    return made
+
+
+@pytest.mark.parametrize("heads", [2, 4, 8, 16, 32], ids=lambda heads: f"omega={4 / heads:g}")
+def test_released_attention_is_the_plain_loops(six_layers, heads):
+    method = lg.methods.get("cluster-learngene-released", ffn="copy")
+    child, x = method.expand(released_payload(six_layers), Shape(heads=heads)), pictures(six_layers)
+    seen = []  # input and output of each layer's attention
+    for block in child.blocks:
+        assert block.attn.num_heads == heads
+        block.attn.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
+    with torch.no_grad():
+        child(x)
+        for layer, (tokens, out) in enumerate(seen):
+            assert torch.allclose(out, released_attention(tokens, six_layers, layer, heads), atol=1e-5, rtol=1e-5)
+        if heads > 4:  # the other reading of "in proportion" is another function
+            blocks = lg.methods.get("cluster-learngene-released", ffn="copy", proj="paper")
+            other = blocks.expand(released_payload(six_layers), Shape(heads=heads))
+            assert (other(x) - child(x)).abs().max() > 0.1
+
+
+def test_one_random_network_makes_the_four_tensors_of_a_group(six_layers):
+    method, payload = lg.methods.get("cluster-learngene-released"), released_payload(six_layers)
+    torch.manual_seed(7)
+    child = method.expand(payload)
+    torch.manual_seed(7)
+    for group in GROUPS[2:]:
+        inner, outer = torch.nn.Linear(1, 2), torch.nn.Linear(2, 2)
+        for part in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"):
+            made = released_values(six_layers.blocks[group[0]].mlp.get_parameter(part), inner, outer)
+            for layer, wanted in zip(group, made):
+                assert torch.allclose(child.blocks[layer].mlp.get_parameter(part), wanted, atol=1e-6), (layer, part)
+    for layer in (0, 1):  # in no group
+        own = six_layers.blocks[layer].mlp.state_dict()
+        assert all(torch.equal(t, own[name]) for name, t in child.blocks[layer].mlp.state_dict().items())
+
+
+def test_the_earlier_random_networks_are_what_their_records_mean(six_layers):
+    "ffn='random': a network for each weight matrix; biases stay."
+    torch.manual_seed(7)
+    child = lg.methods.get("cluster-learngene-released", ffn="random").expand(released_payload(six_layers))
+    torch.manual_seed(7)
+    for group in GROUPS[2:]:
+        for part in ("fc1", "fc2"):
+            inner, outer = torch.nn.Linear(1, 2), torch.nn.Linear(2, 2)
+            stored = six_layers.blocks[group[0]].mlp.get_submodule(part)
+            for layer, wanted in zip(group, released_values(stored.weight, inner, outer)):
+                made = child.blocks[layer].mlp.get_submodule(part)
+                assert torch.allclose(made.weight, wanted, atol=1e-6) and torch.equal(made.bias, stored.bias)
+
+
+@pytest.mark.parametrize("heads", [1, 3, 4, 5, 6, 8, 12, 16, 32])
+def test_two_readings_of_expanded_in_proportion(heads):
+    "By blocks, a column of W^O keeps its place within a head; interleaved, columns keep their order. Few heads: one."
+    model = make("plain", seed=3)
+    learngene = gather(model, [[HeadCluster((h,), h, 0.0) for h in range(4)]] * 3, [[0], [1], [2]])
+    plans = {proj: lg.plan(learngene, heads=heads, proj=proj) for proj in ("paper", "interleaved")}
+    by_blocks, interleaved = (lg.inherit(learngene, heads=heads, proj=proj) for proj in plans)
+    for before, block_wise, in_place in zip(model.blocks, by_blocks.blocks, interleaved.blocks):
+        W = before.attn.proj.weight
+        for j in range(heads * 8):
+            assert torch.equal(block_wise.attn.proj.weight[:, j], W[:, j % 32])
+            assert torch.equal(in_place.attn.proj.weight[:, j], W[:, j * 4 // heads if heads > 4 else j])
+        if heads % 4 == 0:
+            assert torch.equal(in_place.attn.proj.weight, W.repeat_interleave(heads // 4, 1))
+    assert plans["paper"].inherited_params == plans["interleaved"].inherited_params
 
 
 @pytest.mark.parametrize("option", [dict(qkv="rows"), dict(ffn="shared"), dict(pixels="dull")])

@@ -26,7 +26,7 @@ class ClusterLearngene(PlannedMethod):
     ffn_eps: float | None = None  # limit for sharing FFNs, pixels; None = eps
     min_heads: int = 1  # neighbours that make a core head
     rule: str = "printed"  # how FFN groups compare layers: "printed" or "stated"
-    proj: str = "paper"  # output projection: "paper", "aligned" or "folded"
+    proj: str = "paper"  # output projection: "paper", "interleaved", "aligned" or "folded"
     ffn: str = "transform"  # FFNs that share a centroid: "transform" or "copy"
     layers: str = "front"  # "front", "middle", "last", "even", or a list of ancestry layers from 0
     cluster_by: str = "dbscan"  # "dbscan", "kmeans" or "complete"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QKV', 'PIXELS', 'rows_in_runs', 'with_runs', 'lay_runs', 'without_qkv_bias', 'near_constant', 'randomise_ffns',
-           'ClusterLearngeneReleased']
+           'random_network', 'ClusterLearngeneReleased']
 
 # %% ../../nbs/methods/07_released.ipynb #632b8f14
 from ..calibration import image_batches
@@ -89,17 +89,29 @@ def near_constant(
 def randomise_ffns(
     model,  # a descendant, changed in place
     plan,  # its plan
+    whole_group=True,  # one network for weights and biases of a group; False: one for each weight matrix alone
 ) -> None:
-    "Replace shared FFN matrices by a random ReLU network's values, once."
-    for source in {p.ffn: None for p in plan.layers}:
+    "Replace the FFNs of layers that share one by a random ReLU network's values, once."
+    for source in dict.fromkeys(p.ffn for p in plan.layers):
         mlps = [b.mlp for b, p in zip(model.blocks, plan.layers) if p.ffn == source]
-        k = len(mlps)
-        for name, first in mlps[0].named_modules():
-            if k > 1 and isinstance(first, nn.Linear):
-                transform = nn.Sequential(nn.Linear(1, k), nn.ReLU(), nn.Linear(k, k)).to(first.weight.device)
-                values = transform(first.weight.unsqueeze(-1))
-                for mlp, W in zip(mlps, values.unbind(-1)):
-                    mlp.get_submodule(name).weight.copy_(W)
+        if len(mlps) == 1:
+            continue
+        linears = {name: module for name, module in mlps[0].named_modules() if isinstance(module, nn.Linear)}
+        tensors = [f"{name}.{part}" for name, module in linears.items() for part, _ in module.named_parameters()]
+        for names in [tensors] if whole_group else [[f"{name}.weight"] for name in linears]:
+            network = random_network(len(mlps))
+            for name in names:
+                stored = mlps[0].get_parameter(name)
+                made = network.to(stored)(stored.unsqueeze(-1)).unbind(-1)  # k tensors of the stored one's shape
+                for mlp, values in zip(mlps, made):
+                    mlp.get_parameter(name).copy_(values)
+
+
+def random_network(
+    k: int,  # layers that share an FFN
+) -> nn.Module:  # (..., 1) -> (..., k)
+    "Make a two-layer ReLU network 1 -> k -> k with PyTorch's random weights and biases."
+    return nn.Sequential(nn.Linear(1, k), nn.ReLU(), nn.Linear(k, k))
 
 # %% ../../nbs/methods/07_released.ipynb #a69007cb
 QKV, PIXELS = ("contiguous", "heads"), ("near-constant", "normalised")
@@ -109,14 +121,15 @@ QKV, PIXELS = ("contiguous", "heads"), ("near-constant", "normalised")
 @dataclass(frozen=True)
 class ClusterLearngeneReleased(ClusterLearngene):
     "Start as the released code does, each difference behind a switch, all on by default."
+    proj: str = "interleaved"  # output projection: "interleaved" as released, "paper", "aligned" or "folded"
     qkv: str = "contiguous"  # what a head's rows are: "contiguous" ones, or its own queries, keys and values ("heads")
     drop_qkv_bias: bool = True  # descendants have no bias on queries, keys and values
-    ffn: str = "random"  # FFNs that share a centroid: "random" transform, not trained; or "transform" or "copy"
+    ffn: str = "random-group"  # shared FFNs: "random-group" as released, "random" (see below), "transform", "copy"
     pixels: str = "near-constant"  # images for the density: "near-constant", or as they are ("normalised")
     mean: Any = None  # what the images were normalised with, a number or one for each channel; None = ImageNet's
     std: Any = None  # likewise
 
-    ffn_rules = dict(random="copy", transform="transform", copy="copy")  # value of `ffn` -> the rule of `plan`
+    ffn_rules = {"random-group": "copy", "random": "copy", "transform": "transform", "copy": "copy"}  # for `plan`
 
     def __post_init__(self):
         super().__post_init__()
@@ -137,6 +150,6 @@ class ClusterLearngeneReleased(ClusterLearngene):
         for block, layer_plan in zip(model.blocks, plan.layers):
             if self.qkv == "contiguous":
                 lay_runs(block.attn.qkv, payload, layer_plan)
-        if self.ffn == "random":
-            randomise_ffns(model, plan)
+        if self.ffn in ("random-group", "random"):
+            randomise_ffns(model, plan, whole_group=self.ffn == "random-group")
         return model
