@@ -4,6 +4,7 @@ A reader takes a `DataSpec` and returns a dict of `Images`: the official splits,
 them, `validation` and `test`. It raises FileNotFoundError, with what to put where, when the files are missing.
 """
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from torchvision import datasets as torchvision_datasets
 from .files import cache_folder, near
 from .folders import find_split_folders, read_split_folders
 from .images import SPLIT_NAMES, Images, hash_pieces, images_from_files
+from .labels import check_names, classes_of, clean_labels, encode_labels
 from .recipe import DataSpec
-from .shards import IMAGE_COLUMNS, LABEL_COLUMNS, encode_labels, find_column, find_shards, read_shards
+from .scanning import apply_options
+from .shards import IMAGE_COLUMNS, LABEL_COLUMNS, find_column, find_shards, has_shards, read_shards
 
 READERS = {}  # name -> reader
 OWN = ("parquet", "folder")  # your own images; `folder:pets` is the folder pets among the other datasets
@@ -35,7 +38,8 @@ def dataset_names():
 def read_splits(spec: DataSpec):
     """Read the official splits of the dataset that `spec` names, as a dict of `Images`.
 
-    Raises ValueError for an unknown name, and what the reader raises.
+    Images are decoded as `spec.channels` and `spec.background` say. Raises ValueError for an unknown name, and what the
+    reader raises.
     """
     kind, _, rest = spec.name.partition(":")
     known = kind in READERS and (kind in OWN or bool(rest) == (kind == "hub"))
@@ -43,7 +47,8 @@ def read_splits(spec: DataSpec):
         layout = folder_layout(dataset_folder(spec))  # a folder's name alone
         hint = f" (did you mean '{layout}:{spec.name}'?)" if layout else near(spec.name, dataset_names())
         raise ValueError(f"there is no dataset {spec.name!r}{hint}; known are {', '.join(dataset_names())}.")
-    return READERS[kind](spec)
+    splits = READERS[kind](spec)
+    return {split: apply_options(images, spec.channels, spec.background) for split, images in splits.items()}
 
 
 def data_folder(name) -> Path:
@@ -72,7 +77,7 @@ def dataset_title(spec: DataSpec) -> str:
 
 def folder_layout(folder):
     "Tell how a folder holds images: \"parquet\", \"folder\" (class folders), or None."
-    return "parquet" if find_shards(folder) else "folder" if "train" in find_split_folders(folder) else None
+    return "parquet" if has_shards(folder) else "folder" if "train" in find_split_folders(folder) else None
 
 
 def _layout_hint(folder):
@@ -202,30 +207,54 @@ def read_folder(spec):
     return _read_class_folders(dataset_folder(spec), "your images")
 
 
+@dataclass
+class HubColumn:
+    "The encoded images of a table of Hugging Face's `datasets`, by index."
+    table: object
+    column: str
+
+    def __len__(self):
+        return len(self.table)
+
+    def __getitem__(self, i):
+        image = self.table[int(i)][self.column]
+        return image["path"] if image["bytes"] is None else image["bytes"]
+
+
 @dataset("hub")
 def read_hub(spec):
-    """Let Hugging Face's `datasets` read a dataset of the hub, `hub:<org/name>`.
+    """Let Hugging Face's `datasets` read a dataset of the hub.
 
-    `spec.path` is its cache folder. The fingerprint that `datasets` gives a split stands for its content. Raises
+    `spec.name` is `hub:<org/name>` or, for one of several configurations, `hub:<org/name/configuration>`, and
+    `spec.path` the cache folder. The fingerprint that `datasets` gives a split stands for its content. Raises
     ImportError without `datasets`, ValueError without a training split, or a column of images or labels.
     """
     try:
         import datasets
     except ImportError:
         raise ImportError(f"{spec.name} needs Hugging Face's datasets: pip install 'learngene[hub]'.") from None
+    name = spec.name.removeprefix("hub:")
+    parts = name.split("/")
+    arguments = ["/".join(parts[:2]), parts[2]] if len(parts) == 3 and all(parts) else [name]
     cache = str(Path(spec.path).expanduser()) if spec.path else None
-    hub_splits = datasets.load_dataset(spec.name.removeprefix("hub:"), cache_dir=cache)
+    try:
+        hub_splits = datasets.load_dataset(*arguments, cache_dir=cache)
+    except ValueError as e:  # among them: several configurations, which it lists
+        raise ValueError(f"{spec.name} cannot be loaded ({e}); a configuration is named as hub:<org/name/configuration>"
+                         ".") from None
     tables = {split: hub_splits[name] for split, names in SPLIT_NAMES.items() for name in names if name in hub_splits}
     if "train" not in tables:
         raise ValueError(f"{spec.name} has splits {', '.join(hub_splits)}; wanted one named train.")
     image = find_column(IMAGE_COLUMNS, tables["train"].column_names, "image", spec.name)
     label = find_column(LABEL_COLUMNS, tables["train"].column_names, "label", spec.name)
-    values = {split: list(table[label]) for split, table in tables.items()}
-    classes = getattr(tables["train"].features[label], "names", None) or sorted(set(values["train"]))
+    values = {split: clean_labels(table[label], f"{spec.name}, {split}", label) for split, table in tables.items()}
+    names = getattr(tables["train"].features[label], "names", None)
+    classes = check_names(names, spec.name, label) if names else classes_of(values["train"], spec.name, label)
     splits = {}
     for split, table in tables.items():
-        items = table.cast_column(image, datasets.Image())[image]  # a column decodes an image when it is asked for
-        labels = encode_labels(values[split], classes, f"{spec.name}, {split}")
-        locations = [f"{spec.name}, {split}, row {row}" for row in range(len(table))]
+        where = f"{spec.name}, {split}"
+        items = HubColumn(table.cast_column(image, datasets.Image(decode=False)).select_columns([image]), image)
+        labels = encode_labels(values[split], classes, where, label)
+        locations = [f"{where}, row {row}" for row in range(len(table))]
         splits[split] = Images(items, labels, [str(c) for c in classes], table._fingerprint, locations)
     return splits

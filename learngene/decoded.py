@@ -16,8 +16,9 @@ import numpy as np
 import PIL
 from torch.utils.data import ConcatDataset
 
+from .decoding import DECODING, open_image
 from .files import atomic_folder, cache_folder
-from .images import hash_pieces, open_image
+from .images import hash_pieces
 
 DECODED_LIMIT = 4 * 2**30  # bytes of pixels: larger datasets are decoded in every epoch
 DECODED_LEAST = 500  # images: smaller datasets are not worth a file
@@ -63,7 +64,8 @@ def decoded(images):
     if not encoded or len(images) < DECODED_LEAST:
         return images
     times = [os.stat(file).st_mtime_ns for file in images.items] if isinstance(images.items[0], str) else []
-    key = hash_pieces(images.digest, images.mode, PIL.__version__, *times)[:16]
+    version = f"decoding {DECODING} {images.background}"  # the digest tells it only where it matters
+    key = hash_pieces(images.digest, images.mode, PIL.__version__, version, *times)[:16]
     folder = cache_folder() / "decoded" / key
     items = _map_pixels(folder, images)
     if items is None and _fits(images):
@@ -106,7 +108,7 @@ def _fits(images):
         try:
             with open_image(images.items[i]) as image:
                 sizes.append(image.width * image.height * len(images.mode))
-        except (OSError, SyntaxError, ValueError):
+        except Exception:  # damaged
             pass
     return bool(sizes) and np.mean(sizes) * len(images) <= DECODED_LIMIT
 

@@ -248,7 +248,8 @@ def prepare_images(
 
     def prepare(i):
         item = images.items[i] if are_arrays else None
-        if isinstance(item, np.ndarray) and item.dtype == np.uint8 and item.ndim == (2 if images.mode == "L" else 3):
+        plain = isinstance(item, np.ndarray) and item.dtype == np.uint8
+        if plain and item.shape[2:] == (() if images.mode == "L" else (3,)):
             if item.shape[:2] == (size, size) if augment.parts.fixed else max(item.shape[:2]) <= 4 * size:
                 return item.reshape(*item.shape[:2], -1)  # Pillow would return it unchanged
         return augment.prepare(images[i])

@@ -1,13 +1,15 @@
 """Labelled images by index, in whatever form: arrays, files, or encoded bytes in a table."""
 import hashlib
-import io
 import os
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import ConcatDataset
+
+from .decoding import decode_image, open_image, orientation
 
 # what each split is called in folders and files
 SPLIT_NAMES = dict(train=["train"], validation=["validation", "valid", "val"], test=["test"])
@@ -19,32 +21,25 @@ class Images:
 
     Raises ValueError, with the image's location, for one that cannot be decoded.
     """
-    items: object  # by index: a uint8 array, a path, encoded bytes, or a PIL image
+    items: object  # by index: an array, a path, encoded bytes, or a PIL image
     labels: np.ndarray  # class of each image, from 0
     classes: list  # class names
     digest: str  # hash that stands for all of the content
     locations: object  # by index: the file or table row of the image, for error messages
     mode: str = "RGB"  # of the decoded image: "RGB", or "L" for one channel
+    background: str = "white"  # shows through transparent parts
 
     def __len__(self):
         return len(self.labels)
 
     def __getitem__(self, i):
         try:
-            with open_image(self.items[i]) as image:
-                return image.convert(self.mode)
-        except (OSError, SyntaxError, ValueError) as e:  # Pillow's three ways to reject a file
-            text = f"the image in {self.locations[i]} cannot be read ({e}); download it again or remove it."
-            raise ValueError(text) from None
-
-
-def open_image(item):
-    "Open a uint8 array, a path, encoded bytes or a PIL image as a PIL image."
-    if isinstance(item, Image.Image):
-        return item
-    if isinstance(item, np.ndarray):
-        return Image.fromarray(item)
-    return Image.open(io.BytesIO(item) if isinstance(item, bytes) else item)
+            return decode_image(self.items[i], self.mode, self.background)
+        except Exception as e:  # decoders fail in many ways: struct.error, KeyError, MemoryError, ...
+            location = self.locations[i]  # IndexError past the end, which stops a loop
+            reason = str(e) if isinstance(e, (OSError, ValueError)) else f"{type(e).__name__}: {e}"
+            text = f"the image in {location} cannot be read ({reason}); download it again or remove it."
+        raise ValueError(text)
 
 
 def encode_image(item):
@@ -53,8 +48,10 @@ def encode_image(item):
         return item
     if not isinstance(item, (np.ndarray, Image.Image)):
         return Path(item).read_bytes()
-    file = io.BytesIO()
-    open_image(item).save(file, "PNG")
+    file = BytesIO()
+    with open_image(item) as image:
+        as_it_is = image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") and orientation(image) == 1
+        (image if as_it_is else decode_image(image)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -65,7 +62,7 @@ def hash_pieces(*pieces):
     """
     sha = hashlib.sha256()
     for piece in pieces:
-        piece = piece if isinstance(piece, bytes) else str(piece).encode()
+        piece = piece if isinstance(piece, bytes) else str(piece).encode("utf-8", "surrogateescape")
         sha.update(len(piece).to_bytes(8, "little"))
         sha.update(piece)
     return sha.hexdigest()
@@ -79,15 +76,23 @@ def images_from_files(root, files, labels, classes):
     root = Path(root)
     rows = sorted((Path(file).relative_to(root).as_posix(), int(label)) for file, label in zip(files, labels))
     paths = [str(root / name) for name, _ in rows]
-    digest = hash_pieces(*(f"{name} {os.stat(path).st_size} {label}" for (name, label), path in zip(rows, paths)))
+    digest = hash_pieces(*(f"{name} {_size_of(path)} {label}" for (name, label), path in zip(rows, paths)))
     return Images(paths, np.array([label for _, label in rows], dtype=np.int64), classes, digest, paths)
+
+
+def _size_of(path):
+    try:
+        return os.stat(path).st_size
+    except OSError as e:
+        raise FileNotFoundError(f"{path} cannot be read ({e.strerror}); if it is a link that leads nowhere, restore "
+                                "its target or remove it.") from None
 
 
 def join_images(first, second):
     "Append the images of `second` to those of `first`, whose classes and mode hold for both."
     return Images(ConcatDataset([first.items, second.items]), np.concatenate([first.labels, second.labels]),
                   first.classes, hash_pieces(first.digest, second.digest),
-                  ConcatDataset([first.locations, second.locations]), first.mode)
+                  ConcatDataset([first.locations, second.locations]), first.mode, first.background)
 
 
 def check_labels(images, name):

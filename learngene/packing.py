@@ -2,6 +2,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from .datasets import dataset_folder, dataset_title, read_splits
@@ -24,7 +25,7 @@ def pack(
     folder, max_bytes = Path(folder).expanduser(), int(max_mb * 1e6)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists already; give the name of a new folder.")
-    splits = read_splits(spec)
+    splits = read_splits(replace(spec, channels=None, background="white"))  # both are chosen again at reading
     if any(images.mode != "RGB" for images in splits.values()):
         raise ValueError(f"{spec.name} comes with a library and has one channel; there is nothing to pack.")
     with atomic_folder(folder) as new:
@@ -43,7 +44,9 @@ def _copy_shards(spec, folder, max_bytes):
     "Copy the dataset's own shards if it has some and each is small enough; the new files."
     if not spec.name.startswith("parquet"):
         return []
-    shards = sorted(file for files in find_shards(dataset_folder(spec)).values() for file in files)
-    if max(file.stat().st_size for file in shards) > max_bytes:
+    shards = find_shards(dataset_folder(spec))
+    if max(file.stat().st_size for files in shards.values() for file in files) > max_bytes:
         return []
-    return [shutil.copyfile(file, folder / file.name) for file in shards]
+    names = {file: file.name if file.name.startswith(f"{split}-") else f"{split}-{i:05d}-of-{len(files):05d}.parquet"
+             for split, files in shards.items() for i, file in enumerate(files)}  # train/0000.parquet: by its split
+    return [shutil.copyfile(file, folder / name) for file, name in names.items()]

@@ -23,7 +23,8 @@ from learngene.decoded import DecodedImages, decoded
 from learngene.images import Images, encode_image, hash_pieces
 from learngene.packing import pack
 from learngene.recipe import AugmentSpec, DataSpec
-from learngene.shards import encode_labels, find_column, read_shard
+from learngene.labels import encode_labels
+from learngene.shards import find_column, read_shard
 
 OFF = dict(rand_augment=None, erasing=0.0, hflip=0.0)
 
@@ -220,9 +221,9 @@ def test_parquet_label_values(tmp_path):
 def test_columns_and_labels_of_a_table():
     columns = ["img", "coarse_label", "fine_label"]
     assert find_column(["label", "fine_label"], columns, "label", "a table") == "fine_label"
-    assert encode_labels([1, 0], ["cat", "dog"], "a table").tolist() == [1, 0]
-    assert encode_labels(["dog", "cat"], ["cat", "dog"], "a table").tolist() == [1, 0]
-    assert encode_labels([7, 3], [3, 7], "a table").tolist() == [1, 0]
+    assert encode_labels([1, 0], ["cat", "dog"], "a table", "label").tolist() == [1, 0]
+    assert encode_labels(["dog", "cat"], ["cat", "dog"], "a table", "label").tolist() == [1, 0]
+    assert encode_labels([7, 3], [3, 7], "a table", "label").tolist() == [1, 0]
 
 
 def test_validation_joins_training_beside_a_test_split(shards):
@@ -330,15 +331,19 @@ def test_image_folder_with_three_splits(tmp_path):
     assert load_data(spec("folder", tmp_path)).sizes == dict(train=24, val=6, test=8)
 
 
-def test_only_visible_images_right_in_a_class_folder_count(tmp_path):
+def test_what_is_no_image_of_a_class_is_passed_over_and_counted(tmp_path, recwarn):
     before = load_data(spec("folder", write_folder(tmp_path, train=20, test=4)))
-    (tmp_path / "train" / "cat" / "notes.txt").write_text("a note")
-    (tmp_path / "train" / "cat" / ".hidden.png").write_text("not an image")
-    (tmp_path / "train" / ".cache").mkdir()
-    (tmp_path / "train" / "cat" / "more").mkdir()
-    (tmp_path / "train" / "cat" / "more" / "more.png").write_bytes(picture(1))
+    cat = tmp_path / "train" / "cat"
+    for hidden in ".hidden.png", "._cat.jpg", "Thumbs.db", ".cache/a.png", "__MACOSX/._a.jpg", "../.cache/b.png":
+        (cat / hidden).parent.mkdir(exist_ok=True)
+        (cat / hidden).write_text("no image")
+    (cat / ".." / "__MACOSX").mkdir()
+    assert load_data(spec("folder", tmp_path)).fingerprint == before.fingerprint and not recwarn.list
+    (cat / "notes.txt").write_text("a note")
+    (cat / "photo.HEIC").write_text("a photo")
     (tmp_path / "train" / "beside.png").write_bytes(picture(1))
-    assert load_data(spec("folder", tmp_path)).fingerprint == before.fingerprint
+    with pytest.warns(UserWarning, match=r"train: 3 files were passed over \(.heic 1, .png 1, .txt 1\)"):
+        assert load_data(spec("folder", tmp_path)).fingerprint == before.fingerprint
 
 
 def test_folder_fingerprint(tmp_path):
@@ -627,21 +632,25 @@ class FakeSplit:
     def __len__(self):
         return self.count
 
-    def __getitem__(self, column):
-        if column == "label":
+    def __getitem__(self, key):
+        if key == "label":
             return alternating(self.count)
-        return [Image.new("RGB", (9, 9), (i, 0, 0)) for i in range(self.count)]
+        return dict(img=dict(bytes=picture(key), path=None))
 
     def cast_column(self, column, feature):
+        assert feature == dict(decode=False), "all images are decoded here"
         return FakeSplit(self.count, "a fingerprint of its own", self.column_names)
+
+    def select_columns(self, columns):
+        return self
 
 
 def fake_hub(monkeypatch, **splits):
     "Put these splits in place of `datasets`; returns the list of names that it is asked for."
     names = []
     module = type(sys)("datasets")
-    module.load_dataset = lambda name, cache_dir=None: names.append(name) or splits
-    module.Image = object
+    module.load_dataset = lambda *name, cache_dir=None: names.append("/".join(name)) or splits
+    module.Image = dict
     monkeypatch.setitem(sys.modules, "datasets", module)
     return names
 
@@ -848,7 +857,7 @@ def test_pack_in_smaller_shards(many, tmp_path):
     assert f"660 images in {len(files)} shards" in line
     after = load_data(spec("parquet", folder))
     assert same_images(before, after) and after.classes == before.classes and after.sizes == before.sizes
-    raw = [encoded for f in files if "train" in f.name for encoded in read_shard(f)[0]]
+    raw = [encoded for f in files if "train" in f.name for encoded in read_shard(f).items]
     assert raw == noise(600), "the images as they were encoded"
 
 

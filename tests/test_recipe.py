@@ -273,6 +273,8 @@ def _other(value, f):
         clip_grad=1.0,
         ema=0.5,
         micro_batch=2,
+        channels=1,
+        background="black",
     )
     if f in special:
         return special[f]
