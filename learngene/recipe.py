@@ -11,7 +11,7 @@ __all__ = ['STRICT', 'LATER', 'BASE_FILE', 'DataSpec', 'AugmentSpec', 'TrainSpec
 import learngene
 from .files import can_name_files, near, shorten, write_atomic
 from .validation import (Amount, Count, Mapping, Number, PlainMapping, Positive, Positives, Seeds, Share,
-                                  Shares, check_plain, check_sweep, validate)
+                         Shares, check_plain, check_sweep, one_line_errors, validate)
 from .yaml_files import EXPONENT, read_yaml
 
 import dataclasses
@@ -33,6 +33,7 @@ from pydantic.dataclasses import dataclass
 STRICT = ConfigDict(extra="forbid")  # an unknown key is an error
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class DataSpec:
     "Which images a run sees."
@@ -68,6 +69,7 @@ class DataSpec:
         raise ValueError("a colour such as 'black' or '#ff8000'")
 
 # %% ../nbs/08_recipe.ipynb #c9e068b5
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class AugmentSpec:
     "What is done to training images; the paper's settings by default."
@@ -81,6 +83,7 @@ class AugmentSpec:
     cutmix: Amount = 1.0  # CutMix's alpha; 0 = off
 
 # %% ../nbs/08_recipe.ipynb #55c234c0
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class TrainSpec:
     "How a model is trained; the paper's settings by default (method section 4)."
@@ -102,6 +105,7 @@ class TrainSpec:
     workers: Annotated[Count, Field(le=1024)] = 0  # processes that load images; a script then needs a main guard
 
 # %% ../nbs/08_recipe.ipynb #637cb4fb
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class MethodSpec:
     "How the model gets its first weights."
@@ -116,6 +120,7 @@ class MethodSpec:
         return check_plain({name: float(value) if is_number(value) else value for name, value in options.items()})
 
 
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class ShapeSpec:
     "The model to be made, where it differs from its ancestry."
@@ -167,6 +172,7 @@ class InFile:
         return key_of(self.to_dict())
 
 # %% ../nbs/08_recipe.ipynb #711ed3a6
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class Recipe(InFile):
     "A run, stated completely. Its architecture comes from `ancestry` or from `model`."
@@ -310,6 +316,7 @@ def _by_path(settings):
     return paths
 
 # %% ../nbs/08_recipe.ipynb #ebdc52cd
+@one_line_errors
 @dataclass(frozen=True, config=STRICT)
 class Sweep:
     "All runs of a table: the product of the axes and the seeds over a base recipe."

@@ -1,4 +1,5 @@
 """Pydantic's validation with errors of one line: where, which key, its value, what was wanted, and the near name."""
+import functools
 from math import isfinite, prod
 from types import NoneType, UnionType
 from typing import Annotated, Union, get_args, get_origin, get_type_hints
@@ -81,6 +82,27 @@ def validate(
     except ValidationError as error:
         problems = error.errors(include_url=False)
     raise ValueError(f"{name}: {explain(problems, model)}")
+
+
+def one_line_errors(cls):
+    "Let a pydantic dataclass raise errors of one line when Python code constructs it."
+    construct = cls.__init__
+
+    @functools.wraps(construct)
+    def __init__(self, *args, **values):
+        problems = None
+        try:
+            construct(self, *args, **values)
+        except ValidationError as error:
+            problems = error.errors(include_url=False)
+        if any(problem["type"] == "unexpected_positional_argument" for problem in problems or []):
+            raise TypeError(f"{cls.__name__} takes fewer values than {len(args)}; give them by name: "
+                            f"{', '.join(fields_of(cls))}.")
+        if problems:  # outside of `except`, so that pydantic's error is not shown above
+            raise ValueError(f"{cls.__name__}: {explain(problems, cls)}")
+
+    cls.__init__ = __init__
+    return cls
 
 
 # The text of an error is ours: pydantic's takes several lines, and names neither the file nor the near key.

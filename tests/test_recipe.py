@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,22 @@ PARTS = dict(data=DataSpec, augment=AugmentSpec, train=TrainSpec, method=MethodS
 
 
 # --- what is refused
+
+
+@pytest.mark.parametrize(
+    "construct, error, says",
+    [
+        (lambda: TrainSpec(epochs=-1), ValueError, "TrainSpec: epochs is -1, wanted at least 0."),
+        (lambda: DataSpec("digits", image_size="x"), ValueError, "DataSpec: image_size is 'x', wanted int."),
+        (lambda: AugmentSpec(mix_up=1), ValueError, "did you mean 'mixup'?"),
+        (lambda: dataclasses.replace(TrainSpec(), lr=-1), ValueError, "TrainSpec: lr is -1"),
+        (lambda: DataSpec(*range(20)), TypeError, "DataSpec takes fewer values than 20; give them by name: name, "),
+    ],
+)
+def test_specs_built_in_python_have_errors_of_one_line(construct, error, says):
+    with pytest.raises(error, match=re.escape(says)) as info:
+        construct()
+    assert "\n" not in str(info.value) and info.value.__context__ is None
 
 
 @pytest.mark.parametrize(
