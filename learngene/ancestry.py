@@ -8,6 +8,7 @@ __all__ = ['shipped', 'load_ancestry', 'expects', 'new_model']
 # %% ../nbs/01_ancestry.ipynb #dd32bd96
 from .ancestry_sources import from_folder, from_timm
 from .files import CONFIG
+from .model_notes import note_origin
 from .vit_checks import check_vit
 
 from pathlib import Path
@@ -42,6 +43,7 @@ def load_ancestry(
     else:
         model = from_timm(name, pretrained, kw, also_known=shipped())
     check_vit(model)
+    note_origin(model, path.name if path.is_dir() else name)
     return model.eval()
 
 # %% ../nbs/01_ancestry.ipynb #0d94ab3e

@@ -52,10 +52,11 @@ def from_timm(
 
 
 def _is_hub_folder(path):
-    "Whether the folder's config names timm's architecture, as on the hub."
+    "Whether the folder's config names timm's architecture, as on the hub, and is not one of ours as well."
     config = path / CONFIG
     try:
-        return config.is_file() and "architecture" in json.loads(config.read_text(encoding="utf-8"))
+        stated = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        return "architecture" in stated and stated.get("format") != VIT_FORMAT
     except ValueError:
         return False  # load_vit will say that the file is damaged
 

@@ -11,6 +11,7 @@ from .checks import check_choices
 from .drawing import draw_plan, plan_html, plan_text
 from .ffn_sharing import merge, share_ffns
 from .inherited import count_inherited
+from .model_notes import note_classes
 from .shapes import class_count, head_counts, source_layers
 from .tensor_names import is_classifier, layer_of, part_of
 from .vit import build_vit, fill_vit, load_vit, save_vit
@@ -222,6 +223,8 @@ def build(
     if fresh:
         tensors |= _fresh_classifier(model, like=next(iter(learngene.tensors.values())))
     model = fill_vit(model, tensors, "the learngene's tensors")  # raises for a tensor that is missing
+    if fresh:
+        note_classes(model, None)
     for centroid in {p.ffn for p in plan.layers} if plan.ffn == "transform" else ():
         mlps = [block.mlp for block, p in zip(model.blocks, plan.layers) if p.ffn == centroid]
         if len(mlps) > 1:

@@ -14,6 +14,7 @@ from .checkpoints import CheckpointClock, Paused, load_checkpoint, save_checkpoi
 from .device import DeviceBatches, DeviceImages, choose_engine
 from .inheriting import merge
 from .matching import check_model_fits
+from .model_notes import note_training
 from .processes import device_name, matmul_precision, peak_memory_mb, use_cpu
 from .recipe import Recipe
 from .rng import get_rng_state, get_torch_rng_state, isolate_rng, seed_epoch
@@ -590,4 +591,6 @@ def fit(
         finally:
             unwrap(run)
     accelerator.free_memory()
+    if recipe.train.epochs:
+        note_training(model, data)  # whoever loads the model prepares images as here
     return result

@@ -8,6 +8,7 @@ __all__ = ['AS_IS', 'VIT_FORMAT', 'ffn_width_of', 'build_vit', 'vit_config', 'ev
 
 # %% ../nbs/00_vit.ipynb #f85344b6
 from .files import load_tensors, read_config, save_tensors
+from .model_notes import attach_reports, read_notes, reports_of, write_notes
 from .vit_checks import check_vit
 
 import copy
@@ -97,9 +98,7 @@ def build_vit(
                             norm_layer=norm if c["scale_mlp_norm"] else None)
     if torch.device(device).type != "meta":
         model.init_weights()
-    if "pretrained_cfg" in c:  # where timm's `resolve_model_data_config` looks
-        known = {k: tuple(v) if isinstance(v, list) else v for k, v in c["pretrained_cfg"].items()}
-        model.pretrained_cfg = known | dict(input_size=(c["in_chans"], *c["img_size"]))
+    write_notes(model, c, (c["in_chans"], *c["img_size"]))
     return model.eval()
 
 # %% ../nbs/00_vit.ipynb #e4ea4741
@@ -114,7 +113,7 @@ def vit_config(
     if any(parametrize.is_parametrized(m) for block in model.blocks for m in block.mlp.modules()):
         raise TypeError(f"{type(model).__name__} has parts that cannot be described: its FFNs still share weights; "
                         "call `merge` first.")
-    config = _describe(model) | _preprocessing(model)
+    config = _describe(model) | read_notes(model)
     parts, rebuilt = _parts_of(model), _parts_of(build_vit(config))
     different = sorted(name for name in parts.keys() | rebuilt.keys() if parts.get(name) != rebuilt.get(name))
     if different:
@@ -133,13 +132,6 @@ def _parts_of(model):
         f"{name} (module)": (type(m).__name__, m.extra_repr().replace("approximate='none'", ""),
                              getattr(m, "eps", None), getattr(m, "scale", None)) for name, m in modules.items()}
 
-
-def _preprocessing(model):
-    "How timm prepares images for this model, as an optional entry `pretrained_cfg`."
-    names = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
-    known = getattr(model, "pretrained_cfg", None)
-    known = {k: known[k] for k in names if known.get(k) is not None} if isinstance(known, dict) else {}
-    return dict(pretrained_cfg={k: list(v) if isinstance(v, tuple) else v for k, v in known.items()}) if known else {}
 
 # %% ../nbs/00_vit.ipynb #cbe7ca8c
 @contextmanager
@@ -187,7 +179,7 @@ def save_vit(
 ):  # the folder, as a Path
     "Save `model` as a folder of safetensors and JSON."
     tensors = {k: v.to(dtype) if dtype and v.is_floating_point() else v for k, v in model.state_dict().items()}
-    return save_tensors(path, VIT_FORMAT, tensors, dict(config=vit_config(model), extra=extra))
+    return save_tensors(path, VIT_FORMAT, tensors, dict(config=vit_config(model), extra=reports_of(model) | extra))
 
 
 def load_vit(
@@ -200,7 +192,9 @@ def load_vit(
     absent files.
     """
     tensors, config = load_tensors(path, VIT_FORMAT)
-    return fill_vit(build_vit(config["config"]), {k: v.to(dtype) for k, v in tensors.items()}, source=str(path))
+    model = fill_vit(build_vit(config["config"]), {k: v.to(dtype) for k, v in tensors.items()}, source=str(path))
+    attach_reports(model, config["extra"])
+    return model
 
 
 def vit_extra(

@@ -554,7 +554,7 @@ def test_a_recipe_is_no_sweep(capsys):
             "learngene: No module named 'papermill.x': pip install 'learngene[notebooks]'",
         ),
         (ModuleNotFoundError("No module named 'datasets'", name="datasets"), "pip install 'learngene[hub]'"),
-        (ModuleNotFoundError("No module named 'jinja2'", name="jinja2"), "'jinja2': pip install jinja2"),
+        (ModuleNotFoundError("No module named 'psutil'", name="psutil"), "'psutil': pip install psutil"),
         (
             ImportError("it needs x: pip install 'learngene[hub]'."),
             "learngene: it needs x: pip install 'learngene[hub]'.",
