@@ -15,7 +15,7 @@ _API = {
     "refitting": ["refit", "RefitReport", "stream_errors"],
     "budgeting": ["Budget", "solve", "inherit"],
     "data": ["load_data"],
-    "recipe": ["Recipe", "Sweep"],
+    "recipe": ["DataSpec", "Recipe", "Sweep"],
     "train": ["fit", "evaluate"],
     "ledger": ["Ledger"],
     "running": ["run", "run_all"],

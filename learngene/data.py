@@ -11,6 +11,7 @@ __all__ = ['HELD_OUT', 'stratified', 'hold_out', 'Splits', 'split_images', 'eval
 from .datasets import dataset_title, read_splits
 from .decoded import check_decodable, decoded
 from .files import near
+from .input_specs import spec_for, warn_of_size
 from .images import Images, check_labels, hash_pieces, join_images
 from .recipe import AugmentSpec, DataSpec
 
@@ -227,6 +228,7 @@ class Data:
     mean: tuple  # what the tensors were normalised with
     std: tuple  # likewise
     fingerprint: str  # 16 hexadecimal digits: the content, and which image is in which split
+    crop_pct: float = 1.0  # share of the side kept by the centre crop, for evaluation
 
     @property
     def sizes(self):
@@ -243,12 +245,18 @@ class Data:
 def load_data(
     spec: DataSpec | str,  # which images, how they are split, their size; a name stands for the defaults
     augment: AugmentSpec | None = None,  # what is done to training images; None = nothing
+    for_model=None,  # a vision transformer: images come at its size, channels and normalisation
 ) -> Data:
     """Load the images that a recipe names.
 
     Raises ValueError for an unknown name or a damaged file, FileNotFoundError for missing data, with what to put where.
+    Warns when a name alone says neither the size nor the model.
     """
-    spec = DataSpec(spec) if isinstance(spec, str) else spec
+    if for_model is not None:
+        spec = spec_for(for_model, spec)
+    elif isinstance(spec, str):
+        warn_of_size(spec)
+        spec = DataSpec(spec)
     splits = split_images(spec, {split: decoded(images) for split, images in read_splits(spec).items()})
     mean, std = normalisation(spec, splits)
     check_decodable(splits.train, [*splits.train_index, *splits.val_index])
@@ -262,7 +270,7 @@ def load_data(
         test=ImageDataset(splits.test, splits.test_index, plain),
         train_plain=ImageDataset(splits.train, splits.train_index, plain),
         classes=list(splits.train.classes), image_size=spec.image_size, in_chans=len(mean), mean=mean, std=std,
-        fingerprint=splits.fingerprint)
+        fingerprint=splits.fingerprint, crop_pct=spec.crop_pct)
 
 # %% ../nbs/09_data.ipynb #9719985e
 def data_fingerprint(

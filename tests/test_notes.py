@@ -65,3 +65,20 @@ def test_training_notes_its_data():
     config = input_config(model)
     assert (config["input_size"], config["mean"], config["std"]) == ((1, 8, 8), digits.mean, digits.std)
     assert class_names(model) == digits.classes
+
+
+def test_data_for_a_model():
+    pico = lg.load_ancestry("vit_pico_p8_64.tin100")
+    data = lg.load_data("digits", for_model=pico)
+    assert data.test[0][0].shape == (3, 64, 64) and data.mean == pytest.approx((0.485, 0.456, 0.406))
+    again = lg.load_data(lg.DataSpec("digits", val_fraction=0.2), for_model=pico)
+    assert (again.image_size, again.sizes["val"] > data.sizes["val"]) == (64, True)
+    with pytest.raises(ValueError, match="24 x 40 pixels"):
+        lg.load_data("digits", for_model=make("not square"))
+
+
+def test_a_name_alone_warns_of_its_size(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEARNGENE_DATA", str(tmp_path))
+    with pytest.warns(UserWarning, match=r"folder:pets are loaded at 8 x 8 pixels.*for_model=model"):
+        with pytest.raises(FileNotFoundError):
+            lg.load_data("folder:pets")
