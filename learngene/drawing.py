@@ -95,3 +95,18 @@ def ffn_label(
     "Name the FFN that a layer gets, from 1."
     width = "" if layer_plan.ffn_width is None else f": {layer_plan.ffn_width}"
     return f"{layer_plan.ffn + 1}{width}"
+
+
+def figure_svg(
+    figure,  # of matplotlib; closed afterwards
+) -> str:
+    "Draw a figure as SVG text, to stand in HTML."
+    import io
+
+    import matplotlib.pyplot as plt
+
+    file = io.StringIO()
+    figure.savefig(file, format="svg")
+    plt.close(figure)
+    text = file.getvalue()
+    return text[text.index("<svg"):]

@@ -92,7 +92,7 @@ def input_size_of(
 def input_config(
     model,  # a vision transformer of timm
 ) -> dict:  # input_size, mean, std, interpolation, crop_pct, crop_mode, as timm's `create_transform` takes them
-    """Say how images are prepared for a model, as timm does, at the size that this model takes.
+    """Say how images are prepared for a model: as timm does, at this model's size.
 
     Warns where nothing is noted for an unusual number of channels and ImageNet's numbers are averaged.
     """
@@ -112,7 +112,7 @@ def input_config(
 def class_names(
     model,  # any classifier
 ) -> list | None:  # None where none are known, or the model has no classifier
-    "List the names of a model's classes: those noted, else ImageNet's where timm trained on it."
+    "List the names of a model's classes: those noted, else ImageNet's."
     noted = getattr(model, "pretrained_cfg", None) or {}
     names, classes = noted.get("label_names"), getattr(model, "num_classes", 0)
     if names and len(names) == classes:

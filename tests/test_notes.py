@@ -13,7 +13,8 @@ from learngene.vit import build_vit, load_vit, save_vit, vit_config
 
 def named(**kw):
     "A timm model of five classes with names."
-    model = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=32, depth=1, num_heads=4, num_classes=5, **kw)
+    shape = dict(img_size=32, embed_dim=32, depth=1, num_heads=4, num_classes=5)
+    model = timm.create_model("vit_tiny_patch16_224", **shape | kw)
     note_classes(model, list("abcde"))
     return model.eval()
 
