@@ -1,4 +1,5 @@
 """What a process computes on, its memory and its precision, and what several processes of one run agree on."""
+import multiprocessing
 import os
 import sys
 from contextlib import contextmanager
@@ -74,3 +75,21 @@ def matmul_precision(
         cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory = flags
         torch.set_float32_matmul_precision(precision)
         torch.use_deterministic_algorithms(was_deterministic, warn_only=warn_only)
+
+
+def check_main_guard(
+    workers: int,  # processes that load images
+):
+    """Raise RuntimeError when loading processes would run the caller's script unguarded.
+
+    Started by "spawn" or "forkserver", they import the script; a notebook and the command line need no guard.
+    """
+    method = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
+    if not workers or method == "fork":
+        return
+    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    source = script.read_text(encoding="utf-8", errors="replace") if script.is_file() else "__name__"
+    is_being_imported = getattr(multiprocessing.current_process(), "_inheriting", False)
+    if is_being_imported or "__name__" not in source:
+        raise RuntimeError(f"with workers={workers}, each process that loads images runs {script.name} again; put its "
+                           "calls under `if __name__ == \"__main__\":`, or use workers=0.")

@@ -243,7 +243,7 @@ def make_run(
         check_vit(model)
         check_folder(save)
     checkpoints = checkpoint_folder(resolved, origin, code, home)
-    if policy and policy.until is not None and broadcast_flag(time.time() >= policy.until):
+    if policy and policy.until is not None and broadcast_flag(time.monotonic() >= policy.until):
         raise Paused("stopped before it began to train.")  # the start takes time, too
     result = fit(model, resolved.data, resolved.recipe, checkpoints, on_epoch, policy=policy, **run_options)
     test = judge_model(model, resolved, result.engine)

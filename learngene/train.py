@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['make_optimizer', 'make_schedule', 'TrainingLoss', 'set_drop_path', 'MovingAverage', 'evaluate', 'Fit', 'TrainingRun',
            'prepare', 'accumulate_gradients', 'train_step', 'EpochProgress', 'start_epoch', 'train_epoch', 'mean_loss',
-           'save_run', 'resume', 'CheckpointWriter', 'validate_epoch', 'print_epoch', 'train_epochs',
+           'save_run', 'load_state', 'resume', 'CheckpointWriter', 'validate_epoch', 'print_epoch', 'train_epochs',
            'make_accelerator', 'new_result', 'unwrap', 'engine_of_run', 'move_images', 'fit']
 
 # %% ../nbs/11_train.ipynb #eeb9d9d7
 from .batches import EpochBatches, SeededImages
-from .checkpoints import CheckpointClock, Paused, load_checkpoint, save_checkpoint
+from .checkpoints import CheckpointClock, Paused, check_start, check_state, load_checkpoint, save_checkpoint
 from .device import DeviceBatches, DeviceImages, choose_engine
 from .inheriting import merge
 from .matching import check_model_fits
 from .model_notes import note_training
-from .processes import device_name, matmul_precision, peak_memory_mb, use_cpu
+from .processes import check_main_guard, device_name, matmul_precision, peak_memory_mb, use_cpu
 from .recipe import Recipe
 from .rng import get_rng_state, get_torch_rng_state, isolate_rng, seed_epoch
 from .rng import set_rng_state, set_torch_rng_state
@@ -25,6 +25,7 @@ import copy
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -134,6 +135,7 @@ def evaluate(
     if len(dataset) == 0:
         raise ValueError("the dataset holds no images to evaluate on; choose another split or fraction.")
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    check_main_guard(workers)
     device, share = next(model.parameters()).device, range(rank, len(dataset), world)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     with eval_mode(model):
@@ -382,6 +384,22 @@ def save_run(
             raise OSError(message) from None
         run.accelerator.print(f"{message} Training continues.")
 
+# %% ../nbs/11_train.ipynb #1f97e04d
+def load_state(
+    folder,  # of the run's checkpoints
+    recipe: Recipe,  # of the run
+    accelerator: Accelerator,  # from `make_accelerator`
+    fingerprint: str,  # of the images
+    model,  # about to be trained
+):  # the state, or None without a checkpoint
+    "Read the newest checkpoint that this run can resume from. Errors as `load_checkpoint`."
+    parts = ["ema"] * bool(recipe.train.ema) + ["scaler"] * (accelerator.scaler is not None)
+    check = partial(check_state, model=model, parts=parts)
+    state = load_checkpoint(folder, recipe.key, accelerator.print, fingerprint, check)
+    if len(set(gather_object([state and (state["epoch"], state["step"])]))) > 1:
+        raise RuntimeError(f"the processes read different checkpoints in {folder}; start them again.")
+    return state
+
 # %% ../nbs/11_train.ipynb #6e67a9f6
 def resume(
     run: TrainingRun,  # freshly prepared
@@ -438,7 +456,7 @@ class CheckpointWriter:
 
     def save(self, epochs_done, progress, must):
         "Write a checkpoint now."
-        self.clock.saved_at = time.time()
+        self.clock.saved_at = time.monotonic()
         save_run(self.run, self.folder, self.fingerprint, epochs_done, progress, must)
 
 # %% ../nbs/11_train.ipynb #4f5f17d0
@@ -575,9 +593,10 @@ def fit(
     check_model_fits(model, data)
     if policy and policy.until is not None and folder is None:
         raise ValueError("a run that may stop before its end needs a folder for its checkpoint; give `folder`.")
+    check_start(folder, recipe.train)
     accelerator = make_accelerator(recipe.train.precision, compile)
     device, first_process = accelerator.device, accelerator.is_main_process
-    state = load_checkpoint(folder, recipe.key, accelerator.print, data.fingerprint) if folder else None
+    state = load_state(folder, recipe, accelerator, data.fingerprint, model) if folder else None
     if state and on_epoch is None:
         accelerator.print(f"resuming from {folder}, where {state['epoch']} of {recipe.train.epochs} epochs are done")
     log = print_epoch if on_epoch is None else on_epoch

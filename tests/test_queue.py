@@ -179,11 +179,11 @@ def test_everything_once_and_then_nothing(tmp_path):
 def test_stopped_again_and_again(tmp_path, monkeypatch):
     "By a clock that advances a second at every reading; all calls together make the same records."
     work(tmp_path / "whole")
-    now, real = [0.0], time.time
+    now, real = [0.0], time.monotonic
     calls, pauses = 0, []
     while True:
         with monkeypatch.context() as m:
-            m.setattr(time, "time", lambda: now.__setitem__(0, now[0] + 1.0) or now[0])
+            m.setattr(time, "monotonic", lambda: now.__setitem__(0, now[0] + 1.0) or now[0])
             left, lines = work(tmp_path / "parts", until=now[0] + 8 + calls % 4)
         pauses += [line for line in lines if "stopped" in line]
         calls += 1
@@ -195,7 +195,7 @@ def test_stopped_again_and_again(tmp_path, monkeypatch):
     assert outcomes(tmp_path / "parts") == outcomes(tmp_path / "whole")
     assert any(r["run_info"]["resumed_at"] for r in records(tmp_path / "parts").values())
     assert not list((tmp_path / "parts/mini/local/checkpoints").iterdir())
-    assert real is time.time
+    assert real is time.monotonic
 
 
 def test_no_time_at_all(tmp_path):
@@ -265,7 +265,7 @@ def test_only_ancestries_are_compiled(monkeypatch):
     monkeypatch.setattr(running, "run", run)
     monkeypatch.setattr(running, "ensure_trained", ensure_trained)
     for table in ("table2", "ancestry"):
-        job, until = queue.Job(table, {}, None), time.time() + 1e6
+        job, until = queue.Job(table, {}, None), time.monotonic() + 1e6
         queue.attempt_job(job, None, "home", until, False, compile=True, engine="device")
     assert calls == [("run", None, "device"), ("ensure_trained", True, "device")]
 

@@ -550,7 +550,7 @@ def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
     looks, seconds = itertools.count(100), itertools.count()  # each look at a clock is a second after the one before it
     for module in (C, T):
         monkeypatch.setattr(
-            module, "time", SimpleNamespace(time=lambda: next(looks), perf_counter=lambda: next(seconds))
+            module, "time", SimpleNamespace(monotonic=lambda: next(looks), perf_counter=lambda: next(seconds))
         )
     written.clear()
     _, result = train(recipe(), vit(), tmp_path, policy=CheckpointPolicy(seconds=3))
@@ -562,8 +562,9 @@ def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
 def test_a_run_stops_before_the_time_is_up(monkeypatch):
     "The time is up at 10, and the longest step took three seconds: at 7 another one would end too late."
     clock = iter([0.0, 1.0, 4.0, 5.0, 6.9, 7.0])
-    monkeypatch.setattr(C, "time", SimpleNamespace(time=lambda: next(clock)))
-    watch = CheckpointClock(CheckpointPolicy(until=10.0), SimpleNamespace(num_processes=1))
+    policy = CheckpointPolicy(until=10.0)
+    monkeypatch.setattr(C, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    watch = CheckpointClock(policy, SimpleNamespace(num_processes=1))
     assert [watch.read(step)[1] for step in range(1, 6)] == [False] * 4 + [True]
 
 

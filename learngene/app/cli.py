@@ -24,7 +24,7 @@ from .notebooks import (
 )
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
-_started = time.time()  # of the command, for --minutes
+_started = time.monotonic()  # of the command, for --minutes
 
 # Options that several commands share
 ProfileOption = Annotated[str, typer.Option(help="Folder of recipes.")]
@@ -54,7 +54,7 @@ def main(argv=None):
     Exit status: 0; 1 and one line for an error; 2 for a wrong call; 130 when interrupted.
     """
     global _started
-    _started = time.time()
+    _started = time.monotonic()
     try:
         app(_complete_fresh(sys.argv[1:] if argv is None else list(argv)), prog_name="learngene")
     except SystemExit as e:
@@ -166,7 +166,7 @@ def _run_notebooks(paths, parameters, fresh_tables, results):
     from ..tables import Results
     from .report import write_report
 
-    folder, began = Results(parameters["profile"], results).folder, time.time()
+    folder, began = Results(parameters["profile"], results).folder, time.monotonic()
     jobs = {
         name: (path, folder / "notebooks" / path.name, parameters | dict(fresh=name in fresh_tables))
         for name, path in paths.items()
@@ -186,7 +186,7 @@ def _run_notebooks(paths, parameters, fresh_tables, results):
                 errors.append(error)
     if errors:
         raise errors[0]
-    print(f"finished in {time.time() - began:.0f} s; tables, figures and executed notebooks are in {folder}")
+    print(f"finished in {time.monotonic() - began:.0f} s; tables, figures and executed notebooks are in {folder}")
     print(f"read {write_report(folder)}")
 
 

@@ -164,7 +164,7 @@ def run_jobs(
     jobs,  # from `plan_jobs`
     ledger,  # records are looked for and written here
     home,  # folder for ancestries and checkpoints
-    until: float,  # stop before this time, as `time.time()` counts
+    until: float,  # stop before this time, as `time.monotonic()` counts
     workers=1,  # runs side by side
     log=None,  # called with a line for each run; None prints it
     **run_options,  # engine, compile and deterministic, as in `fit`
@@ -234,7 +234,7 @@ def attempt_job(
     on_epoch, policy = _ProgressPrinter(job) if verbose else False, CheckpointPolicy(seconds=60, until=until)
     options = dict(on_epoch=on_epoch, home=home, policy=policy, **run_options)
     try:
-        if broadcast_flag(time.time() >= until):
+        if broadcast_flag(time.monotonic() >= until):
             return Paused()
         if job.table == "ancestry":
             return _train_ancestry(job, ledger, options)
@@ -257,11 +257,11 @@ class _ProgressPrinter:
     "Print a line of a long run, at most one in half a minute."
 
     def __init__(self, job):
-        self.job, self.printed_at = job, time.time()
+        self.job, self.printed_at = job, time.monotonic()
 
     def __call__(self, entry):
-        if time.time() - self.printed_at > 30:
-            self.printed_at = time.time()
+        if time.monotonic() - self.printed_at > 30:
+            self.printed_at = time.monotonic()
             accuracy = f", validation accuracy {entry['val_accuracy']:.1%}" if "val_accuracy" in entry else ""
             epochs = self.job.recipe.train.epochs
             print(f"    {self.job}: epoch {entry['epoch']} of {epochs}{accuracy}", flush=True)
