@@ -166,7 +166,7 @@ class InFile:
         "Write every field as YAML, the whole file or nothing."
         return write_atomic(path, yaml.safe_dump(self.to_dict(), sort_keys=False))
 
-    @property
+    @functools.cached_property
     def key(self):
         "Two recipes with one key are one run."
         return key_of(self.to_dict())

@@ -107,8 +107,8 @@ OTHER_SHAPES = ("pretraining-finetuning", "cluster-learngene", "cluster-learngen
 def both(monkeypatch):
     "An ancestry, the same one on the GPU, and images on the CPU."
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    ancestry = vit(depth=4, num_heads=4, embed_dim=32)
-    images = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    ancestry = vit(depth=4, num_heads=4)  # small: what costs time here is the number of operations
+    images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     return ancestry, copy.deepcopy(ancestry).cuda(), images
 
 
@@ -141,9 +141,9 @@ def test_refit_on_a_gpu(both, options):
     *ancestries, images = both
     children, errors = [], []
     for ancestry in ancestries:
-        child = lg.inherit(lg.condense(ancestry, images, **EPS), depth=3, heads=2, ffn="copy")
+        child = lg.inherit(lg.condense(ancestry, images, **EPS), depth=2, heads=2, ffn="copy")
         child = child.to(next(ancestry.parameters()).device)
-        refit(child, ancestry, images, batch_size=16, **options)
+        refit(child, ancestry, images, batch_size=9, **options)
         children.append(child)
         errors.append(stream_errors(child, ancestry, images))
     assert close(*children, atol=1e-2)
@@ -152,7 +152,7 @@ def test_refit_on_a_gpu(both, options):
 
 @gpu
 @pytest.mark.parametrize("options", [
-    dict(depth=3, heads=2), dict(budget=lg.Budget(params=0.5)), dict(budget=lg.Budget(flops=0.4, memory_mb=10))],
+    dict(depth=2, heads=2), dict(budget=lg.Budget(params=0.5)), dict(budget=lg.Budget(flops=0.4, memory_mb=10))],
     ids=str)
 def test_inherit_in_one_go_on_a_gpu(both, options):
     *ancestries, images = both

@@ -328,11 +328,15 @@ def test_the_usual_speed_of_the_same_work():
             dict(train=BASE["train"] | dict(workers=2)),
         )
     ]
-    assert forecasting.estimate_seconds(r, others, "cpu") is None
-    assert forecasting.estimate_seconds(r, [*others, record(1.0), record(2.0), record(50.0)], "cpu") == 2 * 96 / 2
-    assert forecasting.estimate_seconds(r, [record(1.0), record(1.0, recipe=r)], "cpu") == 7.0
+
+    def estimate(recipe, records):
+        return forecasting.KnownSpeeds(records, "cpu").estimate(recipe)
+
+    assert estimate(r, others) is None
+    assert estimate(r, [*others, record(1.0), record(2.0), record(50.0)]) == 2 * 96 / 2
+    assert estimate(r, [record(1.0), record(1.0, recipe=r)]) == 7.0
     no_epochs = recipes.Recipe.from_dict(BASE | dict(name="none", train=dict(epochs=0)))
-    assert forecasting.estimate_seconds(no_epochs, [], "cpu") == 0
+    assert estimate(no_epochs, []) == 0
 
 
 # --- from a plain copy, without the notebook tools

@@ -196,8 +196,8 @@ def test_on_a_gpu(options):
     "Streams on the GPU, in a file, and some of each."
     big = vit()
     on_cpu, on_gpu = first_heads(big, heads=2), first_heads(big, heads=2).cuda()
-    a = refit(on_cpu, big, pixels(64), batch_size=7, **options)
-    b = refit(on_gpu, copy.deepcopy(big).cuda(), pixels(64), batch_size=7, **options)
+    a = refit(on_cpu, big, pixels(16), batch_size=7, **options)
+    b = refit(on_gpu, copy.deepcopy(big).cuda(), pixels(16), batch_size=7, **options)
     assert np.allclose(a.before, b.before, atol=1e-2) and np.allclose(a.after, b.after, atol=2e-2)
     assert all(q.is_cuda for q in on_gpu.parameters())
 

@@ -1,5 +1,6 @@
 """How long the runs of the queue will take, by the records of runs on this kind of device."""
 import dataclasses
+import json
 import statistics
 from functools import cache
 from pathlib import Path
@@ -19,26 +20,42 @@ def current_device() -> str:
     return device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def estimate_seconds(
-    recipe: Recipe,
-    records,  # of runs, on any device
-    device: str,  # from `current_device`
-):  # seconds of training, or None when no record tells
-    "Estimate from the same run on this device, else from runs of the same architecture."
-    if recipe.train.epochs == 0:
-        return 0.0
-    records = [record for record in records if record["run_info"].get("device", device) == device]
-    for record in records:
-        if record["run_info"]["key"] == recipe.key:
-            return record["train_info"].get("seconds")
-    work = _work_per_image(recipe.to_dict())
-    alike = [record for record in records if _work_per_image(record["meta_info"].get("recipe")) == work]
-    speeds = list(filter(None, (record["train_info"].get("images_per_second") for record in alike)))
-    images = speeds and _training_images(recipe, records)
-    if not images:
-        return None
-    batch = min(recipe.train.batch_size, images)
-    return recipe.train.epochs * (images // batch) * batch / statistics.median(speeds)
+class KnownSpeeds:
+    "What records of one kind of device tell about the time of runs."
+
+    def __init__(
+        self,
+        records,  # of runs, on any device
+        device: str,  # from `current_device`
+    ):
+        self.seconds, self.speeds, self.images = {}, {}, {}  # by key, by work of an image, by images used
+        for record in records:
+            run_info, train_info, meta_info = (record[part] for part in ("run_info", "train_info", "meta_info"))
+            if run_info.get("device", device) != device:
+                continue
+            self.seconds.setdefault(run_info["key"], train_info.get("seconds"))
+            recipe = meta_info.get("recipe")
+            if train_info.get("images_per_second"):
+                self.speeds.setdefault(_work_per_image(recipe), []).append(train_info["images_per_second"])
+            if meta_info.get("data_sizes"):
+                self.images.setdefault(_images_used(recipe or {}), meta_info["data_sizes"]["train"])
+
+    def estimate(
+        self,
+        recipe: Recipe,
+    ):  # seconds of training, or None when no record tells
+        "Estimate from the same run, else from runs of the same architecture."
+        if recipe.train.epochs == 0:
+            return 0.0
+        if recipe.key in self.seconds:
+            return self.seconds[recipe.key]
+        settings = recipe.to_dict()
+        speeds = self.speeds.get(_work_per_image(settings))
+        images = speeds and (self.images.get(_images_used(settings)) or _count_images(recipe.data))
+        if not images:
+            return None
+        batch = min(recipe.train.batch_size, images)
+        return recipe.train.epochs * (images // batch) * batch / statistics.median(speeds)
 
 
 def _work_per_image(recipe):
@@ -51,18 +68,14 @@ def _work_per_image(recipe):
     return str([recipe.get("ancestry"), recipe.get("model"), settings])
 
 
-def _training_images(recipe, records):
-    "How many images an epoch has; None when neither a record nor the images tell."
-    spec = recipe.to_dict().get("data") or {}
-    for record in records:
-        stated = (record["meta_info"].get("recipe") or {}).get("data") or {}
-        if stated == spec and record["meta_info"].get("data_sizes"):
-            return record["meta_info"]["data_sizes"]["train"]
-    return _count_images(recipe.data)
+def _images_used(recipe):
+    "The images of a recipe, which is a dict, as text that can be compared."
+    return json.dumps(recipe.get("data"), sort_keys=True)
 
 
 @cache
 def _count_images(spec):
+    "How many images an epoch has; None when the images are not here."
     try:
         return count_training_images(dataclasses.replace(spec, download=False))
     except (OSError, ValueError, ImportError):
@@ -84,11 +97,12 @@ def forecast(
     workers: int,  # runs side by side
 ) -> list:  # lines
     "Say what has a record, what would run, in the queue's order, and how long it would take."
-    device, records = current_device(), [record for known in ledgers for record in _all_records(known)]
+    device = current_device()
+    speeds = KnownSpeeds((record for known in ledgers for record in _all_records(known)), device)
     keys_left = {job.recipe.key for job in jobs_left(jobs, ledger, home)}
     lines, total, unknown = [], 0.0, 0
     for job in jobs:
-        seconds, share = estimate_seconds(job.recipe, records, device), _share_done(job, home)
+        seconds, share = speeds.estimate(job.recipe), _share_done(job, home)
         is_left = job.recipe.key in keys_left
         if is_left:
             total += 0 if seconds is None else seconds * (1 - share)
