@@ -19,10 +19,30 @@ def from_folder(
     Raises TypeError for arguments that a folder of ours does not take, and what `load_vit` and timm raise.
     """
     if _is_hub_folder(path):
-        return timm.create_model(f"local-dir:{path}", pretrained=pretrained, **arguments)
+        model = timm.create_model(f"local-dir:{path}", pretrained=pretrained, **arguments)
+        if classes := json.loads((path / CONFIG).read_text(encoding="utf-8")).get("class_to_idx"):
+            model.pretrained_cfg = (model.pretrained_cfg or {}) | dict(class_to_idx=classes)
+        return model
+    arguments = dict(arguments)
+    size = arguments.pop("img_size", None)
     if arguments:
         raise TypeError(f"{path} states its whole architecture; leave {', '.join(arguments)} out.")
-    return load_vit(path) if pretrained else build_vit(read_config(path, VIT_FORMAT)["config"], device="cpu")
+    model = load_vit(path) if pretrained else build_vit(read_config(path, VIT_FORMAT)["config"], device="cpu")
+    return model if size is None else set_image_size(model, size)
+
+
+def set_image_size(
+    model,  # a timm VisionTransformer
+    size,  # pixels: one number, or (height, width)
+):  # the same model
+    "Resample a model's positions for images of another size. ValueError for a bad one."
+    height, width = (size, size) if isinstance(size, int) else size
+    patch = model.patch_embed.patch_size
+    if height < patch[0] or width < patch[1] or height % patch[0] or width % patch[1]:
+        raise ValueError(f"images of {height} x {width} pixels do not divide into patches of {patch[0]} x {patch[1]}; "
+                         "choose a multiple.")
+    model.set_input_size(img_size=(height, width))
+    return model
 
 
 def from_timm(

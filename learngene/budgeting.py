@@ -12,6 +12,7 @@ from .budget_options import LIMITS, check_limits, check_narrowable, refuse_with_
 from .calibration import calibration_batches
 from .inherited import check_same_ancestry
 from .inheriting import Plan, build, plan, with_heads
+from .matching import warns_once
 from .refitting import Gram, refit, ridge_solve
 from .shape_costs import KeptParts, ShapeCosts, fastest_ms, part_times
 from .stream import after_attention, after_ffn, check_adds_last, embed_patches, record_inputs
@@ -389,6 +390,7 @@ def fill_time(
     return min(kept, rival, key=error_of) if rival else kept
 
 # %% ../nbs/07_budgeting.ipynb #c7841d42
+@warns_once
 def solve(
     learngene,  # from `condense`; its centroids are the heads to choose from
     budget: Budget,  # the limits
@@ -425,6 +427,7 @@ def solve(
     return to_plan(learngene, path, kept, num_classes)
 
 # %% ../nbs/07_budgeting.ipynb #cae85ebe
+@warns_once
 def inherit(
     learngene,  # from `condense`
     depth=None,  # layers, 1 to the ancestry's; None = the ancestry's

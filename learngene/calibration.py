@@ -3,6 +3,8 @@ import sys
 
 import torch
 
+from .matching import warn_of_normalisation
+
 
 def image_batches(images, batch_size, model=None):
     """Yield image tensors (B, C, H, W) from a tensor, a Dataset or a DataLoader.
@@ -10,6 +12,8 @@ def image_batches(images, batch_size, model=None):
     Labels are dropped. With `model`, a timm VisionTransformer, the images are checked against its input.
     Raises ValueError for anything that holds no images, and for images of another size, channel count or type.
     """
+    if model is not None:
+        warn_of_normalisation(model, "the model", images)
     for batch in _tensors(images, batch_size):
         if model is not None:
             check_images(batch, model.patch_embed)

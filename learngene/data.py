@@ -15,7 +15,7 @@ from .input_specs import spec_for, warn_of_size
 from .images import Images, check_labels, hash_pieces, join_images
 from .recipe import AugmentSpec, DataSpec
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
@@ -213,6 +213,10 @@ class ImageDataset(Dataset):
         "Labels of the split's images, (images,); none of them is decoded."
         return self.images.labels[self.index]
 
+    def in_class_order(self, classes):
+        "The same split with the classes numbered as in `classes`."
+        return replace(self, images=self.images.in_class_order(classes))
+
 # %% ../nbs/09_data.ipynb #eec40dbb
 @dataclass(repr=False)
 class Data:
@@ -234,6 +238,12 @@ class Data:
     def sizes(self):
         "Number of images in each split."
         return dict(train=len(self.train), val=len(self.val), test=len(self.test))
+
+    def in_class_order(self, classes):
+        "The same images with the classes numbered as in `classes`, a permutation of the names."
+        splits = {name: getattr(self, name) for name in ("train", "val", "test", "train_plain")}
+        ordered = {name: split.in_class_order(classes) for name, split in splits.items()}
+        return replace(self, classes=list(classes), **ordered)
 
     def __repr__(self):
         counts = ", ".join(f"{count:,} {split}" for split, count in self.sizes.items())

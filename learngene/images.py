@@ -1,7 +1,7 @@
 """Labelled images by index, in whatever form: arrays, files, or encoded bytes in a table."""
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import ConcatDataset
 
 from .decoding import decode_image, open_image, orientation
+from .labels import normal_name
 
 # what each split is called in folders and files
 SPLIT_NAMES = dict(train=["train"], validation=["validation", "valid", "val"], test=["test"])
@@ -31,6 +32,16 @@ class Images:
 
     def __len__(self):
         return len(self.labels)
+
+    def in_class_order(self, classes):
+        "The same images with their classes numbered as in `classes`, a permutation of the names."
+        numbers = {normal_name(name): number for number, name in enumerate(classes)}
+        if sorted(numbers) != sorted(map(normal_name, self.classes)):
+            raise ValueError(f"{list(classes)[:5]} are not the classes {self.classes[:5]} in an order of their own; "
+                             "give the same names.")
+        order = np.array([numbers[normal_name(name)] for name in self.classes])
+        labels = np.where(self.labels < 0, self.labels, order[self.labels])
+        return replace(self, labels=labels, classes=list(classes))
 
     def __getitem__(self, i):
         try:

@@ -6,6 +6,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from .ancestry_sources import set_image_size
 from .ledger import SEEN
 from .recipe import Recipe
 from .running import ResolvedRun, condense_seeded, find_ancestry, find_record, load_ancestry_of
@@ -25,6 +26,8 @@ def payload_of(
     resolved = ResolvedRun(recipe)
     try:
         data, ancestry = resolved.data, find_ancestry(recipe.ancestry)
+        if recipe.ancestry_size is not None:
+            set_image_size(ancestry, recipe.ancestry_size)
     except OSError:
         if replay():
             return None, None

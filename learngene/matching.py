@@ -1,10 +1,16 @@
 """Checks that a model, its images and its recipe go together, made before anything is trained."""
+import sys
 import warnings
+from contextvars import ContextVar
+from functools import wraps
 
 import numpy as np
 from timm.models.vision_transformer import VisionTransformer
+from timm.utils import natural_key
 
-from .ancestry import expects
+from .ancestry import expects, load_ancestry, stated_classes
+from .labels import normal_name
+from .rng import isolate_rng
 
 
 def check_model_fits(
@@ -23,7 +29,7 @@ def check_model_fits(
                          f"{channels}; choose images or a model with as many.")
     if tuple(size) != (data.image_size,) * 2 and not model.dynamic_img_size:
         raise ValueError(f"{data.name} has images of {data.image_size} px, the model takes {size[0]}; "
-                         f"set data.image_size: {size[0]}.")
+                         f"set data.image_size: {size[0]}, or ancestry_size: {data.image_size}.")
 
 
 def check_class_count(
@@ -38,15 +44,111 @@ def check_class_count(
                          "classes; name the dataset that it was meant for.")
 
 
+# --- what a model states of its images, beside what they are
+
+WARNED = ContextVar("what the outermost call has warned of", default=None)
+
+
+def warns_once(function):
+    "Let a function, and all that it calls, warn of one mismatch once."
+    @wraps(function)
+    def call(*args, **kw):
+        token = WARNED.set(set()) if WARNED.get() is None else None
+        try:
+            return function(*args, **kw)
+        finally:
+            if token:
+                WARNED.reset(token)
+    return call
+
+
 def warn_of_normalisation(
-    ancestry,  # a model, which may state its normalisation
-    name: str,  # of the ancestry, for the message
-    data,  # from `load_data`
+    model,  # which may state its normalisation
+    name: str,  # of the model, for the message
+    images,  # a Data, a Dataset, a DataLoader or DeviceImages; of a tensor nothing is known
 ):
-    "Warn when an ancestry was trained on images that were normalised in another way."
-    wanted = expects(ancestry)
-    if wanted and not all(np.allclose(a, b, atol=1e-3) for a, b in zip(wanted, (data.mean, data.std))):
-        mean, std = map(list, wanted)
-        warnings.warn(f"{name} was trained on images normalised by mean {mean} and std {std}, and {data.name} is "
-                      f"normalised by {list(data.mean)} and {list(data.std)}; state data.mean and data.std in the "
-                      "recipe.", stacklevel=4)
+    "Warn when a model was trained on images that were normalised in another way."
+    wanted, given = expects(model), stated_normalisation(images)
+    if not wanted or not given:
+        return
+    if len(given[0]) == 1:  # one channel made of several
+        wanted = tuple((float(np.mean(numbers)),) for numbers in wanted)
+    if len(wanted[0]) == len(given[0]) and all(np.allclose(a, b, atol=1e-3) for a, b in zip(wanted, given)):
+        return
+    mean, std, given_mean, given_std = ([round(n, 4) for n in numbers] for numbers in (*wanted, *given))
+    title = getattr(images, "name", "these images")
+    _warn(f"{name} was trained on images normalised by mean {mean} and std {std}, and {title} by mean {given_mean} and "
+          f"std {given_std}; state data: {{mean: {mean}, std: {std}}} in the recipe, or mean= and std= in DataSpec.",
+          f"{mean} {std} {given_mean} {given_std}")
+
+
+def stated_normalisation(
+    images,  # a Data, a Dataset, a DataLoader or DeviceImages
+):  # (mean, std), one number a channel; None where nothing tells
+    "Find what images are normalised with: look for a Normalize in their transform."
+    for _ in range(10):  # loaders, subsets and the like around the dataset
+        steps = [getattr(images, "augment", None), images, *_steps(getattr(images, "transform", None))]
+        for step in steps:
+            mean, std = getattr(step, "mean", None), getattr(step, "std", None)
+            if not (mean is None or std is None or callable(mean)):
+                return tuple(tuple(np.asarray(numbers, dtype=float).flatten().tolist()) for numbers in (mean, std))
+        images = getattr(images, "dataset", None) or next(iter(getattr(images, "datasets", None) or ()), None)
+        if images is None:
+            return None
+
+
+def _steps(transform):
+    "The steps of a transform, those of nested ones too."
+    inner = getattr(transform, "transforms", None)
+    return [transform] if inner is None else [step for part in inner for step in _steps(part)]
+
+
+def _warn(text, topic):
+    "Warn at the line outside the library that made the call, unless that call has warned of it."
+    warned = WARNED.get()
+    if warned is not None and topic in warned:
+        return
+    if warned is not None:
+        warned.add(topic)
+    level, frame = 3, sys._getframe(2)
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in ("learngene", "torch"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
+
+
+def classes_of_ancestry(
+    name: str,  # of one whose weights are ready
+):  # names in its classifier's order; None where it states none
+    "Read the classes of an ancestry, without its weights."
+    with isolate_rng():
+        return stated_classes(load_ancestry(name, pretrained=False))
+
+
+def follow_class_order(
+    data,  # from `load_data`
+    stated,  # names of the classifier's classes in its order, from `stated_classes`; None = it states none
+    name: str,  # of the model, for messages
+):  # the Data, labelled in the classifier's order
+    """Number the classes of a dataset as a classifier does that is kept.
+
+    Raises ValueError when the names agree in part. Warns when none agrees, and, for a classifier that states no order,
+    when timm would have numbered the classes in another.
+    """
+    own = [normal_name(c) for c in data.classes]
+    if stated is None:
+        natural = sorted(own, key=natural_key)
+        if own == sorted(own) != natural:
+            _warn(f"{data.name} numbers its classes alphabetically ({', '.join(own[:3])}, ...), and {name}, whose "
+                  f"classifier is kept, states no order. timm's would be {', '.join(natural[:3])}, ...: if {name} was "
+                  "trained in it, state label_names in its config.json.", "class order")
+        return data
+    if stated == own or len(stated) != len(own):  # of another number: an error of its own
+        return data
+    unknown = sorted(set(own) - set(stated))
+    if not unknown:
+        return data.in_class_order(stated)
+    text = f"{name} states classes {', '.join(stated[:3])}, ..., and {data.name} has {', '.join(unknown[:3])}"
+    if set(own) & set(stated):
+        raise ValueError(f"{text}, which it does not know; correct the names of the classes.")
+    _warn(f"{text}, ...: no name agrees, so the order of the classes is not known to be the same.", "class names")
+    return data

@@ -10,12 +10,14 @@ __all__ = ['ResolvedRun', 'run_of_ancestry', 'ancestry_folders', 'trained_folder
 # %% ../nbs/13_running.ipynb #993074ae
 from . import methods
 from .ancestry import load_ancestry, new_model, shipped
+from .ancestry_sources import set_image_size
 from .checkpoints import Paused
 from .data import data_fingerprint, load_data
 from .device import DeviceImages
 from .files import cache_folder, check_folder, is_first_process, project_root
 from .ledger import SCHEMA, Ledger
-from .matching import check_class_count, warn_of_normalisation
+from .matching import check_class_count, classes_of_ancestry, follow_class_order
+from .matching import warn_of_normalisation, warns_once
 from .parallel import default_workers, each, without_frames
 from .processes import broadcast_flag, use_cpu
 from .provenance import code_version, now, source_digest, versions
@@ -56,8 +58,12 @@ class ResolvedRun:
 
     @cached_property
     def data(self):
-        "The images. Errors as `load_data`."
-        return load_data(self.recipe.data, self.recipe.augment)
+        "The images, their classes in a kept classifier's order. Errors as `load_data`."
+        recipe, data = self.recipe, load_data(self.recipe.data, self.recipe.augment)
+        if recipe.ancestry is None or recipe.shape.classifier == "fresh":
+            return data
+        stated = self.ancestry_run.data.classes if self.ancestry_run else classes_of_ancestry(recipe.ancestry)
+        return follow_class_order(data, stated, recipe.ancestry)
 
     @cached_property
     def method(self):
@@ -110,12 +116,12 @@ def load_ancestry_of(
 
     Raises FileNotFoundError when it has yet to be trained.
     """
-    if resolved.ancestry_run:
-        return load_vit(trained_folder(resolved.ancestry_run, home))
     recipe = resolved.recipe
-    if recipe.ancestry:
-        return load_ancestry(recipe.ancestry)
-    return new_model(recipe.model, f"recipe {recipe.name!r}: model")
+    if recipe.ancestry is None:
+        return new_model(recipe.model, f"recipe {recipe.name!r}: model")
+    trained_by = resolved.ancestry_run
+    model = load_vit(trained_folder(trained_by, home)) if trained_by else load_ancestry(recipe.ancestry)
+    return model if recipe.ancestry_size is None else set_image_size(model, recipe.ancestry_size)
 
 # %% ../nbs/13_running.ipynb #c8ffd22f
 def calibration_subset(
@@ -334,13 +340,13 @@ def _has_present_ancestry(resolved, meta_info):
     if not folder.is_dir():  # a name of timm's
         return meta_info.get("ancestry_recipe") is None
     times = tuple(path.stat().st_mtime_ns for path in sorted(folder.iterdir()))
-    return meta_info["ancestry"] == _fingerprint_of(str(folder), times)
+    return meta_info["ancestry"] == _fingerprint_of(str(folder), resolved.recipe.ancestry_size, times)
 
 
 @cache
-def _fingerprint_of(folder, times):
-    "Fingerprint of a model's folder as it was written at these times."
-    return fingerprint(load_ancestry(folder))
+def _fingerprint_of(folder, size, times):
+    "Fingerprint of a model's folder as it was written at these times, for images of some size."
+    return fingerprint(load_ancestry(folder, **({} if size is None else dict(img_size=size))))
 
 # %% ../nbs/13_running.ipynb #3fd07c52
 def _find_current(resolved, ledger, fingerprints):
@@ -372,6 +378,7 @@ def _has_present_images(spec, meta_info, fingerprints):
     return same
 
 # %% ../nbs/13_running.ipynb #c7274c58
+@warns_once
 def run(
     recipe,  # a Recipe or ResolvedRun, or a recipe's name or path
     ledger=None,  # where the record goes; None = results/runs of the checkout (or of the current folder)

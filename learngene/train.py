@@ -13,7 +13,7 @@ from .batches import EpochBatches, SeededImages
 from .checkpoints import CheckpointClock, Paused, check_start, check_state, load_checkpoint, save_checkpoint
 from .device import DeviceBatches, DeviceImages, choose_engine
 from .inheriting import merge
-from .matching import check_model_fits
+from .matching import check_model_fits, warn_of_normalisation, warns_once
 from .model_notes import note_training
 from .processes import check_main_guard, device_name, matmul_precision, peak_memory_mb, use_cpu
 from .recipe import Recipe
@@ -134,6 +134,7 @@ def evaluate(
     "Measure accuracy and loss; the model keeps its mode. ValueError for an empty dataset."
     if len(dataset) == 0:
         raise ValueError("the dataset holds no images to evaluate on; choose another split or fraction.")
+    warn_of_normalisation(model, "the model", dataset)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     check_main_guard(workers)
     device, share = next(model.parameters()).device, range(rank, len(dataset), world)
@@ -576,6 +577,7 @@ def move_images(
     return replace(data, **{split: DeviceImages(getattr(data, split), device) for split in splits})
 
 # %% ../nbs/11_train.ipynb #70cabce3
+@warns_once
 def fit(
     model,  # a timm VisionTransformer; trained in place
     data,  # from `load_data`
@@ -591,6 +593,7 @@ def fit(
     "Train as the recipe says. ValueError, FloatingPointError (loss), Paused (time is up)."
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     check_model_fits(model, data)
+    warn_of_normalisation(model, "the model", data)
     if policy and policy.until is not None and folder is None:
         raise ValueError("a run that may stop before its end needs a folder for its checkpoint; give `folder`.")
     check_start(folder, recipe.train)
