@@ -91,21 +91,16 @@ def check_writable(path, megabytes=0.0, is_folder=False):
     It writes a little beside the nearest folder that exists, and removes it. ValueError for a name that cannot be one;
     OSError where the machine refuses, or has fewer free megabytes than that.
     """
-    text = os.fspath(path)
-    if not text or not _can_be_a_name(text):
-        raise ValueError(f"{shorten(text)} is no name of a file; give another one.")
-    target = os.path.realpath(text) if is_folder else os.path.abspath(text)
+    check_path(path)
+    target = os.path.realpath(path) if is_folder else os.path.abspath(path)
     if os.path.exists(target) and not (os.path.isdir if is_folder else os.path.isfile)(target):
         kind = "a folder" if os.path.isdir(target) else "a file" if os.path.isfile(target) else "a device"
         raise ValueError(f"{path} is {kind}; give the name of a {'folder' if is_folder else 'file'}.")
     if is_folder and os.path.islink(target):
         raise ValueError(f"{path} is a symbolic link that leads to itself; give another place.")
-    parent = os.path.dirname(target)
-    while not os.path.lexists(parent) and parent != os.path.dirname(parent):
-        parent = os.path.dirname(parent)
+    parent = _nearest(target)
     if not os.path.isdir(parent):
         raise ValueError(f"{path} cannot be written: {parent} is no folder; give another place.")
-    _check_length(path, target, parent)
     with explained(path):
         free = shutil.disk_usage(parent).free / 2**20
         handle, probe = tempfile.mkstemp(dir=parent, prefix=".test.")
@@ -119,6 +114,11 @@ def check_writable(path, megabytes=0.0, is_folder=False):
     if free < max(megabytes, PROBE / 2**20):
         raise OSError(f"{path} needs {max(megabytes, 0.1):.1f} MB, and {parent} has {free:.1f} MB left; make room or "
                       "give another place.")
+
+
+def is_inside(path, folder):
+    "Whether a path leads into a folder, also where it has links."
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def can_name_files(text):
@@ -135,9 +135,22 @@ def _can_be_a_name(text):
         return False
 
 
-def _check_length(path, target, parent):
-    "Raise ValueError when a part of the path that is to be made is too long, or all of it."
-    limit = os.pathconf(parent, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+def _nearest(target):
+    "The nearest of the folders above a path that exists."
+    parent = os.path.dirname(target)
+    while not os.path.lexists(parent) and parent != os.path.dirname(parent):
+        parent = os.path.dirname(parent)
+    return parent
+
+
+def check_path(path):
+    "Raise ValueError for a path that nothing can have, such as too long a name."
+    text = os.fspath(path)
+    if not text or not _can_be_a_name(text):
+        raise ValueError(f"{shorten(text)} is no name of a file; give another one.")
+    target = os.path.abspath(text)
+    parent = _nearest(target)
+    limit = os.pathconf(parent, "PC_NAME_MAX") if hasattr(os, "pathconf") and os.path.isdir(parent) else 255
     parts = Path(target).relative_to(parent).parts
     sizes = [len(os.fsencode(part)) for part in parts]
     if max(sizes, default=0) > limit or len(os.fsencode(target)) > LONGEST_PATH:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .datasets import dataset_folder, dataset_title, read_splits
-from .files import atomic_folder
+from .files import atomic_folder, check_writable, explained
 from .recipe import DataSpec
 from .shards import CARD, find_shards, write_shards
 
@@ -23,12 +23,13 @@ def pack(
     """
     spec = DataSpec(spec) if isinstance(spec, str) else spec
     folder, max_bytes = Path(folder).expanduser(), int(max_mb * 1e6)
+    check_writable(folder, is_folder=True)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists already; give the name of a new folder.")
     splits = read_splits(replace(spec, channels=None, background="white"))  # both are chosen again at reading
     if any(images.mode != "RGB" for images in splits.values()):
         raise ValueError(f"{spec.name} comes with a library and has one channel; there is nothing to pack.")
-    with atomic_folder(folder) as new:
+    with atomic_folder(folder) as new, explained(folder):
         files = _copy_shards(spec, new, max_bytes) or [
             file for split, images in splits.items() for file in write_shards(new, split, images, max_bytes)]
         hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

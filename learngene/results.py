@@ -1,5 +1,6 @@
 """The results folder of a profile: its records, and the tables, figures and cards that are made from them."""
 
+import io
 import json
 from functools import cached_property
 from pathlib import Path
@@ -85,10 +86,10 @@ class Results:
             write_atomic(self.folder / card["table"], table.to_csv(index=not _is_unnamed(table)))
         if figure is not None:
             card["figure"] = f"figures/{name}.svg"
-            (self.folder / "figures").mkdir(parents=True, exist_ok=True)
-            path = self.folder / f"figures/{name}"
-            figure.savefig(path.with_suffix(".svg"), dpi=150, bbox_inches="tight", metadata={"Date": None})
-            figure.savefig(path.with_suffix(".png"), dpi=150, bbox_inches="tight")
+            for kind, options in (("svg", dict(metadata={"Date": None})), ("png", {})):
+                drawn = io.BytesIO()
+                figure.savefig(drawn, format=kind, dpi=150, bbox_inches="tight", **options)
+                write_atomic(self.folder / f"figures/{name}.{kind}", drawn.getvalue())
         card["records"] = record_origins(self.ledger, records)
         write_atomic(self.folder / f"tables/{name}.json", json.dumps(card, indent=1) + "\n")
 

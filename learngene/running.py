@@ -20,8 +20,10 @@ from .matching import check_class_count, classes_of_ancestry, follow_class_order
 from .matching import warn_of_normalisation, warns_once
 from .parallel import default_workers, each, without_frames
 from .processes import broadcast_flag, use_cpu
+from .places import check_places
 from .provenance import code_version, now, source_digest, versions
 from .recipe import Recipe, find_recipe
+from .record_checks import finite_or_none
 from .rng import isolate_rng
 from .train import evaluate, fit
 from .vit import check_vit, count_flops, count_params, ffn_width_of, fingerprint, latency_ms
@@ -222,9 +224,10 @@ def make_record(
         resumed_at=result.resumed_at, engine=result.engine, compiled=result.compiled,
         deterministic=result.deterministic)
     train_info = dict(
-        test_accuracy=test["accuracy"], test_loss=test["loss"], seconds=round(result.seconds, 2),
+        test_accuracy=test["accuracy"], test_loss=finite_or_none(test["loss"]), seconds=round(result.seconds, 2),
         images_per_second=round(result.images_per_second, 1), micro_batch=result.micro_batch,
-        peak_memory_mb=round(result.peak_memory_mb, 1), latency_ms=round(latency_ms(model), 3), history=result.history)
+        peak_memory_mb=round(result.peak_memory_mb, 1), latency_ms=round(latency_ms(model), 3),
+        history=[{k: finite_or_none(v) for k, v in entry.items()} for entry in result.history])
     meta_info = dict(
         recipe=recipe.to_dict(), data=data.name, data_fingerprint=data.fingerprint, data_sizes=data.sizes,
         params=count_params(model), flops=count_flops(model), heads=[b.attn.num_heads for b in model.blocks],
@@ -243,11 +246,12 @@ def make_run(
 ) -> dict:  # the record
     "Start, train, judge and record one run. Paused when time is up."
     code = code_version()
+    check_places(resolved.recipe, ledger, save, home)
     check_run(resolved)
     model, origin = start_model(resolved, home)
     if save:  # what cannot be saved is better known before the training
         check_vit(model)
-        check_folder(save)
+        check_folder(save, count_params(model) * 4 / 2**20)
     checkpoints = checkpoint_folder(resolved, origin, code, home)
     if policy and policy.until is not None and broadcast_flag(time.monotonic() >= policy.until):
         raise Paused("stopped before it began to train.")  # the start takes time, too
@@ -401,6 +405,7 @@ def run(
     if record:
         return record
     refuse_in_replay(resolved.recipe)
+    check_places(resolved.recipe, ledger, save, home)
     check_run(resolved)
     if resolved.ancestry_run:
         ensure_trained(resolved.ancestry_run, on_epoch, home, policy, **run_options)
@@ -460,6 +465,7 @@ def run_all(
     missing = [resolved for key, resolved in runs.items() if records[key] is None]
     if missing:
         _check_missing(missing, len(runs))
+        check_places(max((run.recipe for run in missing), key=lambda r: len(r.name)), ledger)
         log(f"{len(missing)} of {len(runs)} runs have no record yet")
     for name in sorted({resolved.recipe.ancestry for resolved in missing} - {None, *shipped()}, key=str):
         try:

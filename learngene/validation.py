@@ -111,6 +111,7 @@ WANTED = {
     "list_type": "list", "finite_number": "a finite number", "literal_error": "{expected}",
     "greater_than_equal": "at least {ge:g}", "greater_than": "more than {gt:g}", "less_than": "less than {lt:g}",
     "less_than_equal": "at most {le:.10g}", "too_short": "at least {min_length} of them", "value_error": "{error}",
+    "string_pattern_mismatch": "text like {pattern}",
 }
 UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden", "invalid_key")
 

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 from _ddp_worker import recipe, saved_vit
+from records import make_record
 
 import learngene as lg
 from learngene.app import cli
 from learngene.app.notebooks import check_parameters, run_notebook
+from learngene.files import write_atomic
+from learngene.ledger import file_name
 
 nbformat = pytest.importorskip("nbformat", reason="the notebook tools are not installed")
 ROOT = Path(__file__).parents[1]
@@ -460,16 +463,12 @@ def test_dry_run_lists_runs_and_writes_nothing(capsys, tmp_path):
         f"table2: {len(cells)} runs" in out and out.count("would run") == len(cells) + 1 and "has a record" not in out
     )
     assert not list(tmp_path.iterdir())
-    key, seed = cells[3][1].key, cells[3][1].seed
-    ancestry = lg.vit.fingerprint(lg.load_ancestry(cells[3][1].ancestry))
-    record = dict(
-        schema=1,
-        run_info=dict(name="x", key=key, seed=seed, code=dict(clean=True)),
-        train_info=dict(seconds=7),
-        meta_info=dict(ancestry=ancestry),
+    cell, seed = cells[3][1], cells[3][1].seed
+    meta_info = dict(ancestry=lg.vit.fingerprint(lg.load_ancestry(cell.ancestry)))
+    record = make_record(
+        name="x", seed=seed, recipe=cell.to_dict(), train_info=dict(seconds=7), meta_info=meta_info
     )
-    (tmp_path / "smoke/records").mkdir(parents=True)
-    (tmp_path / "smoke/records" / f"x-s{seed}-{key}.json").write_text(json.dumps(record))
+    write_atomic(tmp_path / "smoke/records" / file_name(record), json.dumps(record))
     lines = works(capsys, "run", "table2", "--profile", "smoke", "--dry-run", "--results", tmp_path).splitlines()
     (done,) = [line for line in lines if "has a record" in line]
     assert (

@@ -11,6 +11,7 @@ from pathlib import Path
 import learngene as lg
 
 import pytest
+from records import make_record
 
 from learngene import provenance
 from learngene.files import atomic_folder, write_atomic
@@ -19,13 +20,11 @@ from learngene.ledger import SEEN, Ledger, check_record, commit, file_name, read
 ROOT = Path(__file__).parents[1]
 
 
-def record(key="0123456789ab", accuracy=0.5, clean=True, name="demo", seed=0):
-    return dict(
-        schema=1,
-        run_info=dict(name=name, key=key, seed=seed, code=dict(clean=clean)),
-        train_info=dict(test_accuracy=accuracy),
-        meta_info={},
-    )
+def record(of="run", accuracy=0.5, clean=True, name="demo", seed=0):
+    return make_record(of, accuracy, clean, name, seed)
+
+
+KEY, OTHER = (record(of)["run_info"]["key"] for of in ("run", "other"))
 
 
 def accuracy(run_record):
@@ -169,37 +168,37 @@ def test_stores(tmp_path):
     ledger = Ledger(tmp_path)
     dirty = ledger.add(record(accuracy=0.1, clean=False))
     assert (
-        dirty == tmp_path / "local/dirty/demo-s0-0123456789ab.json"
-        and ledger.find("0123456789ab") is None
+        dirty == tmp_path / f"local/dirty/demo-s0-{KEY}.json"
+        and ledger.find(KEY) is None
         and list(ledger) == []
     )
     path = ledger.add(record(accuracy=0.2))
-    assert path == tmp_path / "local/demo-s0-0123456789ab.json" and accuracy(ledger.find("0123456789ab")) == 0.2
-    assert ledger.find("0123456789") is None and ledger.find("ffffffffffff") is None
+    assert path == tmp_path / f"local/demo-s0-{KEY}.json" and accuracy(ledger.find(KEY)) == 0.2
+    assert ledger.find("0123456789") is None and ledger.find(OTHER) is None
     write_atomic(tmp_path / "records" / file_name(record()), json.dumps(record(accuracy=0.3)))
     write_atomic(
-        tmp_path / "records" / file_name(record("ffffffffffff")), json.dumps(record("ffffffffffff", accuracy=0.4))
+        tmp_path / "records" / file_name(record("other")), json.dumps(record("other", accuracy=0.4))
     )
-    assert accuracy(ledger.find("0123456789ab")) == 0.2, "yours before the project's"
-    assert [accuracy(r) for r in ledger] == [0.2, 0.4]
+    assert accuracy(ledger.find(KEY)) == 0.2, "yours before the project's"
+    assert sorted(map(accuracy, ledger)) == [0.2, 0.4]
     fresh = Ledger(tmp_path, committed=False)
-    assert fresh.find("ffffffffffff") is None and [accuracy(r) for r in fresh] == [0.2]
+    assert fresh.find(OTHER) is None and sorted(map(accuracy, fresh)) == [0.2]
     project = Ledger(tmp_path, local=False)
-    assert [accuracy(r) for r in project] == [0.3, 0.4]
+    assert sorted(map(accuracy, project)) == [0.3, 0.4]
     path.unlink()
-    assert accuracy(ledger.find("0123456789ab")) == 0.3
+    assert accuracy(ledger.find(KEY)) == 0.3
 
 
 def test_looking_writes_nothing(tmp_path):
     ledger = Ledger(tmp_path / "none")
-    assert ledger.find("0123456789ab") is None and list(ledger) == [] and not (tmp_path / "none").exists()
+    assert ledger.find(KEY) is None and list(ledger) == [] and not (tmp_path / "none").exists()
 
 
 def test_adding_again_replaces(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.add(record(accuracy=0.1))
     ledger.add(record(accuracy=0.2))
-    assert accuracy(ledger.find("0123456789ab")) == 0.2 and len(list((tmp_path / "local").glob("*"))) == 1
+    assert accuracy(ledger.find(KEY)) == 0.2 and len(list((tmp_path / "local").glob("*"))) == 1
 
 
 def test_adding_under_another_name_replaces(tmp_path):
@@ -207,38 +206,38 @@ def test_adding_under_another_name_replaces(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.add(record(accuracy=0.1, name="a"))
     ledger.add(record(accuracy=0.2, name="b"))
-    assert accuracy(ledger.find("0123456789ab")) == 0.2
+    assert accuracy(ledger.find(KEY)) == 0.2
 
 
 def test_commit_moves_clean_records_in_place_of_older_ones(tmp_path):
     ledger = Ledger(tmp_path)
-    write_atomic(tmp_path / "records/old_name-s0-0123456789ab.json", json.dumps(record(accuracy=0.3, name="old_name")))
+    write_atomic(tmp_path / f"records/old_name-s0-{KEY}.json", json.dumps(record(accuracy=0.3, name="old_name")))
     write_atomic(
-        tmp_path / "records/other-s0-ffffffffffff.json", json.dumps(record("ffffffffffff", accuracy=0.4, name="other"))
+        tmp_path / f"records/other-s0-{OTHER}.json", json.dumps(record("other", accuracy=0.4, name="other"))
     )
     ledger.add(record(accuracy=0.2))
-    ledger.add(record("aaaaaaaaaaaa", clean=False))
+    ledger.add(record("third", clean=False))
     moved = commit(ledger)
-    assert moved == [tmp_path / "records/demo-s0-0123456789ab.json"]
+    assert moved == [tmp_path / f"records/demo-s0-{KEY}.json"]
     assert sorted(p.name for p in (tmp_path / "records").iterdir()) == [
-        "demo-s0-0123456789ab.json",
-        "other-s0-ffffffffffff.json",
+        f"demo-s0-{KEY}.json",
+        f"other-s0-{OTHER}.json",
     ]
     assert [p.name for p in (tmp_path / "local").iterdir()] == ["dirty"] and len(
         list((tmp_path / "local/dirty").iterdir())
     ) == 1
-    assert accuracy(Ledger(tmp_path).find("0123456789ab")) == 0.2
+    assert accuracy(Ledger(tmp_path).find(KEY)) == 0.2
     assert commit(ledger) == []
 
 
 def test_commit_stops_at_a_damaged_record_and_loses_nothing(tmp_path):
     ledger = Ledger(tmp_path)
-    write_atomic(tmp_path / "records/demo-s0-0123456789ab.json", json.dumps(record(accuracy=0.3)))
+    write_atomic(tmp_path / f"records/demo-s0-{KEY}.json", json.dumps(record(accuracy=0.3)))
     path = ledger.add(record(accuracy=0.2))
     path.write_text(path.read_text()[:-30])
     with pytest.raises(ValueError, match="truncated"):
         commit(ledger)
-    assert accuracy(Ledger(tmp_path, local=False).find("0123456789ab")) == 0.3
+    assert accuracy(Ledger(tmp_path, local=False).find(KEY)) == 0.3
 
 
 # --- damage
@@ -260,10 +259,10 @@ def test_commit_stops_at_a_damaged_record_and_loses_nothing(tmp_path):
     ],
 )
 def test_damaged_and_foreign_records(tmp_path, text, says):
-    path = tmp_path / "local" / "demo-s0-0123456789ab.json"
+    path = tmp_path / "local" / f"demo-s0-{KEY}.json"
     write_atomic(path, text)
     for read in (
-        lambda: Ledger(tmp_path).find("0123456789ab"),
+        lambda: Ledger(tmp_path).find(KEY),
         lambda: list(Ledger(tmp_path)),
         lambda: read_record(path),
     ):
@@ -332,9 +331,9 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch, where)
     path = ledger.add(record(accuracy=0.1))
     old = path.read_bytes()
     monkeypatch.setattr(os, where, lambda *a: (_ for _ in ()).throw(OSError("no space left")))
-    for key in ("0123456789ab", "ffffffffffff"):
+    for of in ("run", "other"):
         with pytest.raises(OSError):
-            ledger.add(record(key, accuracy=0.9))
+            ledger.add(record(of, accuracy=0.9))
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path] and path.read_bytes() == old
 
 
@@ -349,7 +348,7 @@ Ledger({str(tmp_path)!r}).add({record()!r})
     assert done.returncode == -signal.SIGKILL
     assert (
         not list(tmp_path.rglob("*.json"))
-        and Ledger(tmp_path).find("0123456789ab") is None
+        and Ledger(tmp_path).find(KEY) is None
         and list(Ledger(tmp_path)) == []
     )
 
@@ -392,3 +391,131 @@ def test_the_file_beside_a_record_moves_and_goes_with_it(tmp_path):
     ledger.add(record(accuracy=0.3))
     commit(ledger)
     assert [p.name for p in (tmp_path / "records").iterdir()] == [path.name]
+
+
+# --- records are not believed
+
+
+def laid_over(record, path, value):
+    "The record with another value at a dotted path; without it when the value is `None`."
+    *parents, last = path.split(".")
+    inner = record
+    for part in parents:
+        inner = inner[int(part) if part.isdigit() else part]
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    return record
+
+
+EDITED = [
+    ("run_info.key", "0123456789ab", "but the recipe inside says"),
+    ("run_info.key", "*", "run_info.key is '*', wanted text like"),
+    ("run_info.key", "../../../x", "run_info.key is '../../../x', wanted text like"),
+    ("run_info.name", "better", "run_info.name is 'better', but the recipe inside says 'demo'"),
+    ("run_info.name", "../../x", "run_info.name is '../../x', wanted one that can be a file's"),
+    ("run_info.name", "/etc/x", "wanted one that can be a file's"),
+    ("run_info.name", "..\\x", "wanted one that can be a file's"),
+    ("run_info.name", "x" * 200, "wanted one that can be a file's"),
+    ("run_info.seed", 1, "run_info.seed is 1, but the recipe inside says 0"),
+    ("run_info.seed", -1, "run_info.seed is -1, wanted at least 0"),
+    ("run_info.seed", False, "run_info.seed is False, wanted int"),
+    ("run_info.seed", 10**400, "run_info.seed is 1000"),
+    ("run_info.code.clean", 1, "run_info.code.clean is 1, wanted bool"),
+    ("run_info.code.clean", "true", "run_info.code.clean is 'true', wanted bool"),
+    ("run_info.versions", dict(torch=2), "run_info.versions['torch'] is 2, wanted str"),
+    ("meta_info.recipe.seed", 1, "but the recipe inside says"),
+    ("meta_info.recipe.of", "another", "but the recipe inside says"),
+    ("meta_info.recipe", None, "'meta_info.recipe' is missing"),
+    ("meta_info.recipe", [], "meta_info.recipe is [], wanted dict"),
+    ("meta_info.params", None, "'meta_info.params' is missing"),
+    ("meta_info.params", 1.5, "meta_info.params is 1.5, wanted int"),
+    ("meta_info.flops", "1", "meta_info.flops is '1', wanted int"),
+    ("meta_info.heads", [4, -1], "meta_info.heads[1] is -1, wanted at least 0"),
+    ("meta_info.data_sizes", dict(test=-1), "meta_info.data_sizes['test'] is -1"),
+    ("train_info.test_accuracy", None, "'train_info.test_accuracy' is missing"),
+    ("train_info.test_accuracy", 1.01, "train_info.test_accuracy is 1.01, wanted at most 1"),
+    ("train_info.test_accuracy", -0.1, "wanted at least 0"),
+    ("train_info.test_accuracy", True, "train_info.test_accuracy is True, wanted float"),
+    ("train_info.test_accuracy", "0.5", "train_info.test_accuracy is '0.5', wanted float"),
+    ("train_info.seconds", -1, "train_info.seconds is -1, wanted at least 0"),
+    ("train_info.history", [3], "train_info.history[0] is 3"),
+    ("train_info.history", [dict(epoch=0, val_accuracy=7)], "train_info.history"),
+    ("train_info.history", [dict(lr=1)], "train_info.history"),
+    ("schema", True, "has schema True"),
+]
+
+
+@pytest.mark.parametrize("path, value, says", EDITED, ids=[f"{path} {str(value)[:20]}" for path, value, _ in EDITED])
+def test_an_edited_record_is_named(tmp_path, path, value, says):
+    edited = laid_over(record(), path, value)
+    file = write_atomic(tmp_path / "local" / f"demo-s0-{KEY}.json", json.dumps(edited))
+    for read in (lambda: read_record(file), lambda: Ledger(tmp_path).find(KEY), lambda: list(Ledger(tmp_path)),
+                 lambda: commit(Ledger(tmp_path))):
+        with pytest.raises(ValueError) as e:
+            read()
+        assert says in str(e.value) and str(file) in str(e.value) and "\n" not in str(e.value)
+        assert len(str(e.value)) < 600 + len(str(file))
+    with pytest.raises(ValueError):
+        Ledger(tmp_path / "new").add(edited)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "1e999", "9" * 5000])
+def test_numbers_that_no_record_has(tmp_path, text):
+    whole = json.dumps(record()).replace('"seconds": 1.0', f'"seconds": {text}')
+    assert text in whole
+    file = write_atomic(tmp_path / "local" / f"demo-s0-{KEY}.json", whole)
+    with pytest.raises(ValueError, match=str(file)):
+        Ledger(tmp_path).find(KEY)
+    with pytest.raises(ValueError, match="train_info.seconds is (nan|inf)"):
+        Ledger(tmp_path).add(laid_over(record(), "train_info.seconds", float("nan" if text == "NaN" else "inf")))
+
+
+def test_a_record_lies_under_its_own_name_where_it_belongs(tmp_path):
+    file = write_atomic(tmp_path / "records" / f"better-s0-{KEY}.json", json.dumps(record()))
+    with pytest.raises(ValueError, match=f"better-s0-{KEY}.json holds the record demo-s0-{KEY}.json; give it this"):
+        Ledger(tmp_path).find(KEY)
+    file.unlink()
+    write_atomic(tmp_path / "records" / f"demo-s0-{OTHER}.json", json.dumps(record()))
+    with pytest.raises(ValueError, match=f"demo-s0-{OTHER}.json holds the record demo-s0-{KEY}.json"):
+        Ledger(tmp_path).find(OTHER)
+    for store in ("local", "records"):
+        write_atomic(tmp_path / store / store / f"demo-s0-{KEY}.json", json.dumps(record(clean=False)))
+        with pytest.raises(ValueError, match="clean is False, so it does not count; move it to local/dirty"):
+            Ledger(tmp_path / store).find(KEY)
+
+
+def test_other_files_of_a_store_are_left_alone(tmp_path):
+    "Replacing a record removes nothing but records of its key and what lay beside them."
+    ledger = Ledger(tmp_path)
+    old = ledger.add(record(name="old"))
+    mine = [old.with_name(name) for name in (f"notes-{KEY}.txt", f"notes-{KEY}.json", f"a-s0-{KEY}.txt", "b-s0-x.json")]
+    for path in [*mine, old.with_suffix(SEEN)]:
+        path.write_text("mine")
+    new = ledger.add(record())
+    assert not old.exists() and not old.with_suffix(SEEN).exists() and all(path.exists() for path in mine)
+    assert new.name == f"demo-s0-{KEY}.json"
+
+
+def test_a_record_that_another_process_moves(tmp_path, monkeypatch):
+    ledger = Ledger(tmp_path)
+    local = ledger.add(record(accuracy=0.1))
+    write_atomic(tmp_path / "records" / local.name, json.dumps(record(accuracy=0.2)))
+    listed = ledger._paths(f"*-{KEY}.json")
+    monkeypatch.setattr(Ledger, "_paths", lambda self, pattern: listed)
+    local.unlink()
+    assert accuracy(ledger.find(KEY)) == 0.2 and len(list(ledger)) == 1
+    (tmp_path / "records" / local.name).unlink()
+    assert ledger.find(KEY) is None and list(ledger) == []
+
+
+@pytest.mark.parametrize("place", ["/proc/led", "/dev/null/led", "{tmp}/file"])
+def test_a_ledger_that_cannot_be_written_is_known_before_training(tmp_path, place):
+    (tmp_path / "file").write_text("x")
+    recipe = lg.Recipe.from_dict(dict(name="r", ancestry="vit_nano_p2_8.digits", train=dict(epochs=0)))
+    with pytest.raises((ValueError, OSError), match="give another place"):
+        Ledger(place.format(tmp=tmp_path)).check(recipe)
+    Ledger(tmp_path / "new").check(recipe)
+    assert not (tmp_path / "new").exists()

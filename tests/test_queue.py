@@ -11,14 +11,17 @@ from pathlib import Path
 import learngene as lg
 
 import pytest
+import torch
 import yaml
 from _ddp_worker import PLAIN, VIT
+from records import make_record
+from safetensors.torch import save_file
 
 from learngene.app import cli, forecasting, merging, queue
 from learngene.app.notebooks import notebooks, parameters_of
 from learngene import running, train
 from learngene import recipe as recipes
-from learngene.checkpoints import CheckpointPolicy
+from learngene.checkpoints import CheckpointPolicy, read_checkpoint, save_checkpoint
 from learngene.ledger import Ledger
 from learngene.provenance import source_digest
 
@@ -452,7 +455,8 @@ def start_runs(out):
 @pytest.mark.parametrize("part, profile", [("", None), ("mini", None), ("mini/local", None), ("mini/local", "mini")])
 def test_merge_and_resume(elsewhere, tmp_path, part, profile):
     target = tmp_path / "target"
-    next((elsewhere / "mini" / "local").glob("*.json")).with_suffix(".safetensors").write_bytes(b"what was looked at")
+    seen = next((elsewhere / "mini" / "local").glob("*.json")).with_suffix(".safetensors")
+    save_file(dict(seen=torch.zeros(3)), seen)
     line = merging.merge_results(elsewhere / part, target, profile)
     assert "3 records" in line and "1 ancestry," in line and "1 checkpoint" in line and "\n" not in line
     assert files(target) == files(elsewhere)
@@ -493,14 +497,12 @@ def test_a_damaged_record_merges_nothing(elsewhere, tmp_path):
 def test_several_profiles_are_merged_all_or_none(tmp_path):
     "A damaged last profile stops the first, too; hidden files and checkpoints of finished runs are left out."
     for profile in "ab":
-        Ledger(tmp_path / "out" / profile).add(
-            dict(schema=1, run_info=dict(name="r", seed=0, key=profile * 12, code=CLEAN), train_info={}, meta_info={})
-        )
-    for key in ("a" * 12, "c" * 12):
-        folder = tmp_path / "out/a/local/checkpoints" / f"{key}-x"
-        folder.mkdir(parents=True)
-        for name in ("epoch-00001.pt", ".writing-1"):
-            (folder / name).write_text("state")
+        Ledger(tmp_path / "out" / profile).add(make_record(profile, run_info=dict(code=CLEAN)))
+    keys = [make_record(of)["run_info"]["key"] for of in "abc"]
+    for key in (keys[0], keys[2]):
+        folder = tmp_path / "out/a/local/checkpoints" / f"{key}-abcdef123456"
+        save_checkpoint(folder, dict(key=key, epoch=1))
+        (folder / ".writing-1").write_text("state")
     (damaged,) = (tmp_path / "out/b/local").glob("*.json")
     text = damaged.read_text()
     damaged.write_text(text[:40])
@@ -510,9 +512,9 @@ def test_several_profiles_are_merged_all_or_none(tmp_path):
     damaged.write_text(text)
     merging.merge_results(tmp_path / "out", tmp_path / "target")
     assert sorted(files(tmp_path / "target")) == [
-        "a/local/checkpoints/cccccccccccc-x/epoch-00001.pt",
-        "a/local/r-s0-aaaaaaaaaaaa.json",
-        "b/local/r-s0-bbbbbbbbbbbb.json",
+        f"a/local/checkpoints/{keys[2]}-abcdef123456/epoch-00001.pt",
+        f"a/local/demo-s0-{keys[0]}.json",
+        f"b/local/demo-s0-{keys[1]}.json",
     ]
 
 
@@ -529,7 +531,9 @@ def test_another_model_of_the_same_ancestry_is_refused(elsewhere, tmp_path):
 def test_the_checkpoint_further_on_is_kept(elsewhere, tmp_path):
     merging.merge_results(elsewhere, tmp_path / "target")
     (folder,) = (tmp_path / "target/mini/local/checkpoints").iterdir()
-    shutil.copy(folder / "epoch-00000-step-000001.pt", folder / "epoch-00001.pt")
+    state = read_checkpoint(folder / "epoch-00000-step-000001.pt")
+    (folder / "epoch-00000-step-000001.pt").unlink()
+    save_checkpoint(folder, state | dict(epoch=1, step=0))
     before = files(tmp_path / "target")
     merging.merge_results(elsewhere, tmp_path / "target")
     assert files(tmp_path / "target") == before

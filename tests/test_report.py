@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from records import with_own_key
 from test_tables import record
 
 from learngene.ledger import file_name
@@ -221,6 +222,7 @@ def test_it_opens_with_the_answer(results):
     "The paper, the data and ancestry, the verdicts, the number of runs, and the two caveats, before anything else."
     run = record(epochs=1)
     run["meta_info"]["data"], run["meta_info"]["recipe"]["ancestry"] = "digits", "vit_nano_p2_8.digits"
+    run = with_own_key(run)
     results.ledger.add(run)
     results.publish("table2", "Table 2: ways to start", "c", records=[run])
     results.publish("claims", "The claims", "c", table=CLAIMS)

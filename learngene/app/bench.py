@@ -319,6 +319,7 @@ def main(argv=None):
     for part in args.parts.split(","):
         if part not in parts:
             parser.error(f"there is no part {part!r}{files.near(part, parts)}, only {', '.join(parts)}")
+        files.check_writable(table_path(part, kind, threads))
     for part in args.parts.split(","):
         rows = []
         for row in parts[part]():  # written after each row, so that an interrupted run keeps what it measured
@@ -327,11 +328,17 @@ def main(argv=None):
         print(f"written to {path}", flush=True)
 
 
-def write_table(part, rows, kind, threads):
-    "Write rows as a csv whose name says where they were measured; return its path."
+def table_path(part, kind, threads):
+    "Path of a csv whose name says where it was measured."
     device = torch.cuda.get_device_name().replace(" ", "-") if kind == "cuda" else f"cpu-{threads}-threads"
     name = f"{part}-{device}-torch{torch.__version__.split('+')[0]}.csv"
-    path = (files.project_root() or Path.cwd()) / "results" / "bench" / name
+    return (files.project_root() or Path.cwd()) / "results" / "bench" / name
+
+
+def write_table(part, rows, kind, threads):
+    "Write rows as a csv; return its path."
+    path = table_path(part, kind, threads)
+    device = path.name.removeprefix(f"{part}-").rpartition("-torch")[0]
     machine = dict(device=device if kind == "cuda" else "cpu", threads=threads, cores=os.cpu_count())
     return files.write_atomic(path, pd.DataFrame([row | machine for row in rows]).to_csv(index=False))
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from .. import __version__
-from ..files import is_first_process, near, project_root, shorten
+from ..files import check_writable, is_first_process, near, project_root, shorten
 from ..optional import install_hint
 from .notebooks import (
     NotebookLacksInput,
@@ -167,6 +167,7 @@ def _run_notebooks(paths, parameters, fresh_tables, results):
     from .report import write_report
 
     folder, began = Results(parameters["profile"], results).folder, time.monotonic()
+    _check_outputs(folder, paths)
     jobs = {
         name: (path, folder / "notebooks" / path.name, parameters | dict(fresh=name in fresh_tables))
         for name, path in paths.items()
@@ -188,6 +189,12 @@ def _run_notebooks(paths, parameters, fresh_tables, results):
         raise errors[0]
     print(f"finished in {time.monotonic() - began:.0f} s; tables, figures and executed notebooks are in {folder}")
     print(f"read {write_report(folder)}")
+
+
+def _check_outputs(folder, names=()):
+    "Raise unless tables, executed notebooks and the report can be written; ask before they are made."
+    for place in ("report.html", *(f"{part}/{name}.ipynb" for name in names for part in ("tables", "notebooks"))):
+        check_writable(folder / place)
 
 
 def _progress(total):
@@ -399,6 +406,7 @@ def report(
     from .report import note_missing, write_report
 
     folder = Results(profile, results).folder
+    _check_outputs(folder)
     if project_root() is None or page_only:
         return print(write_report(folder))
     parameters = dict(profile=profile, fresh=False, workers=1, results=_absolute(results))
@@ -424,7 +432,9 @@ def commit(profile: ProfileOption = "digits", results: ResultsOption = ""):
     from ..ledger import commit
     from ..tables import Results
 
-    print(f"{len(commit(Results(profile, results).ledger))} records moved")
+    store = Results(profile, results).ledger
+    check_writable(store.folder / "records" / "new.json")
+    print(f"{len(commit(store))} records moved")
 
 
 @command
@@ -476,6 +486,7 @@ def distances(
     path = shipped().get(ancestry, Path(ancestry)) / DISTANCES
     if path.exists() and not again:
         raise ValueError(f"{path} exists; use --again to overwrite it.")
+    check_writable(path)
     measured = measure_distances(ancestry, images)
     write_atomic(path, json.dumps(measured) + "\n")
     layers, split = len(measured["distances"]), measured["part"]

@@ -10,6 +10,7 @@ from ..checkpoints import CheckpointPolicy, Paused
 from ..files import is_first_process, read_config
 from ..ledger import read_record
 from ..parallel import each, without_frames
+from ..places import check_places
 from ..processes import broadcast_flag
 from ..provenance import code_version, source_digest
 from ..recipe import Recipe, Sweep, find_recipe, recipe_files
@@ -174,6 +175,8 @@ def run_jobs(
     An unfinished run resumes from its checkpoint. RuntimeError at the end when runs failed."""
     log = log or (lambda line: print(line, flush=True) if is_first_process() else None)
     left = jobs_left(jobs, ledger, home)
+    for job in left[:1]:
+        check_places(job.recipe, ledger, home=home)
     log(f"{len(left)} of {len(jobs)} runs are left")
     failed, finished = {}, 0  # failed: key -> what went wrong
     attempt = partial(attempt_job, ledger=ledger, home=home, until=until, verbose=workers <= 1, **run_options)
