@@ -16,7 +16,7 @@ def image_batches(images, batch_size, model=None):
         warn_of_normalisation(model, "the model", images)
     for batch in _tensors(images, batch_size):
         if model is not None:
-            check_images(batch, model.patch_embed)
+            check_images(batch, model)
         yield batch
 
 
@@ -43,13 +43,13 @@ def calibration_batches(images, batch_size, max_images, model):
     return batches
 
 
-def check_images(batch, embed):
-    "Raise ValueError unless patch embedding `embed` takes the images in `batch` (B, C, H, W)."
-    height_width = embed.img_size or batch.shape[2:]
-    wanted, given = _size_text(embed.proj.in_channels, *height_width), _size_text(*batch.shape[1:])
-    if batch.shape[1] != embed.proj.in_channels or embed.strict_img_size and wanted != given:
-        side = embed.img_size and embed.img_size[0]
-        remedy = f" (data.image_size: {side} in a recipe, image_size={side} in a DataSpec)" if side else ""
+def check_images(batch, model):
+    "Raise ValueError unless a vision transformer takes the images in `batch` (B, C, H, W)."
+    embed = getattr(model, "patch_embed", None)
+    side = getattr(embed, "img_size", None)
+    wanted, given = _size_text(model.in_chans, *(side or batch.shape[2:])), _size_text(*batch.shape[1:])
+    if batch.shape[1] != model.in_chans or getattr(embed, "strict_img_size", False) and wanted != given:
+        remedy = f" (data.image_size: {side[0]} in a recipe, image_size={side[0]} in a DataSpec)" if side else ""
         raise ValueError(f"images have {given}, the model takes {wanted}; load them at its size{remedy}.")
     if not batch.is_floating_point():
         kind = str(batch.dtype).removeprefix("torch.")

@@ -6,6 +6,8 @@
 __all__ = ['Learngene', 'head_rows', 'ffn_tensor', 'gather', 'measure_heads', 'condense']
 
 # %% ../nbs/04_condensing.ipynb #2e8f4f2f
+from .families.blocks import to_layers
+from .families.cuts import HEAD_AXES, is_by_head, split_axis
 from .cluster import cluster_ffns, cluster_heads
 from .cluster_options import RULES, check_clustering, check_eps
 from .checks import changed, check_choices
@@ -13,6 +15,7 @@ from .condense_options import CENTROIDS, SIGNATURES, paper_eps, warn_of_single_c
 from .density import attention_distance_signature, mean_attention_distance
 from .files import load_tensors, save_tensors
 from .learngene_json import from_json, to_json
+from .shapes import within_stages
 from .tensor_names import layer_of, part_of
 from .vit import fingerprint, vit_config
 
@@ -62,16 +65,17 @@ class Learngene:
 
 # %% ../nbs/04_condensing.ipynb #b24480ce
 def head_rows(
-    qkv,  # weight (3*H*head_dim, width) or bias (3*H*head_dim,) of one layer
+    tensor,  # of one layer, e.g. the qkv weight (3*H*head_dim, width)
     n_heads: int,  # H
     clusters,  # the layer's HeadClusters
     centroid="nearest",  # or "averaged": the mean over each cluster
-) -> torch.Tensor:  # (3, centroids, head_dim, width) or (3, centroids, head_dim)
-    "Cut queries, keys and values of a layer to its head centroids."
-    heads = qkv.view(3, n_heads, -1, *qkv.shape[1:])
+    at=(0, 3),  # the axis of heads, and how many groups of heads lie along it
+) -> torch.Tensor:  # that axis as three: (3, centroids, head_dim, width)
+    "Cut a tensor to a layer's head centroids."
+    heads, axis = split_axis(tensor, at, n_heads), at[0] + 1
     if centroid == "averaged":
-        return torch.stack([heads[:, list(c.heads)].mean(1) for c in clusters], 1)
-    return heads[:, [c.centroid for c in clusters]]
+        return torch.stack([heads[(slice(None),) * axis + (list(c.heads),)].mean(axis) for c in clusters], axis)
+    return heads[(slice(None),) * axis + ([c.centroid for c in clusters],)]
 
 # %% ../nbs/04_condensing.ipynb #121cbb76
 def ffn_tensor(
@@ -108,12 +112,12 @@ def gather(
     empty = [layer + 1 for layer, found in enumerate(clusters) if not found]
     if empty:
         raise ValueError(f"layers {empty} (from 1) have no cluster of heads; use a larger eps or a smaller min_heads.")
-    config, state, tensors = vit_config(model), model.state_dict(), {}
+    config, state, tensors = vit_config(model), to_layers(model, model.state_dict()), {}
     group_of = {group[0]: group for group in ffn_groups}
     for name, tensor in state.items():
         layer, part = layer_of(name), part_of(name)
-        if part.startswith("attn.qkv."):
-            tensor = head_rows(tensor, config["heads"][layer], clusters[layer], centroid)
+        if is_by_head(part):
+            tensor = head_rows(tensor, config["heads"][layer], clusters[layer], centroid, HEAD_AXES[part])
         elif part.startswith("mlp."):
             if layer not in group_of:
                 continue
@@ -139,7 +143,7 @@ def measure_heads(
 
 # %% ../nbs/04_condensing.ipynb #8fb018e4
 def condense(
-    model,  # the ancestry: a timm VisionTransformer
+    model,  # the ancestry: a vision transformer of timm
     images,  # calibration images, some hundred: a tensor, a Dataset or a DataLoader; labels are ignored
     eps=None,  # radius of the head clusters, pixels; None = the paper's 10 px at 224 px, scaled to the image size
     ffn_eps=None,  # limit for sharing FFNs, pixels; None = eps
@@ -160,8 +164,8 @@ def condense(
     """
     check_choices(signature=(signature, SIGNATURES), centroid=(centroid, CENTROIDS),
                   ffn_centroid=(ffn_centroid, CENTROIDS), rule=(rule, RULES))
-    n_heads, is_default = vit_config(model)["heads"], eps is None
-    eps = paper_eps(model.patch_embed.img_size) if is_default else eps
+    config, is_default = vit_config(model), eps is None
+    n_heads, eps = config["heads"], paper_eps(config["img_size"]) if is_default else eps
     ffn_eps = eps if ffn_eps is None else ffn_eps
     check_eps(eps=eps, ffn_eps=ffn_eps)
     check_clustering(cluster_by, k, min_heads, min(n_heads))
@@ -170,7 +174,7 @@ def condense(
                 for d, spread, n in zip(distances, spreads, n_heads)]
     if is_default and cluster_by != "kmeans":
         warn_of_single_clusters(clusters, distances, eps)
-    groups = cluster_ffns(distances, clusters, ffn_eps, rule)
+    groups = within_stages(cluster_ffns(distances, clusters, ffn_eps, rule), config)
     options = changed(cluster_by=(cluster_by, "dbscan"), k=(k, None), signature=(signature, "mean"))
     options |= dict(eps=eps, ffn_eps=ffn_eps, min_heads=min_heads, rule=rule)
     return gather(model, clusters, groups, distances, centroid, ffn_centroid, **options)

@@ -6,9 +6,10 @@
 __all__ = ['patch_distances', 'attention_maps', 'mean_attention_distance', 'attention_distance_signature', 'head_differences']
 
 # %% ../nbs/02_density.ipynb #ac3a1d4f
+from .anatomy import blocks_of, listen_to_attention, patches_of, places_of
 from .calibration import image_batches
 from .vit import eval_mode
-from .vit_checks import check_vit
+from .vit_checks import check_vit, is_plain
 
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -57,17 +58,23 @@ def attention_maps(
 ) -> list:  # one (B, heads, tokens, tokens) a layer, on the CPU; rows sum to 1
     """Compute attention maps; row i says where token i looks.
 
-    Class, distillation and register tokens come first. The model is left as it was.
+    Class, distillation and register tokens come first. With windows, B counts them all, one image after the other.
+    The model is left as it was.
     """
     check_vit(model)
-    maps = {}
-    wanted = [range(len(model.blocks))[layer] for layer in (range(len(model.blocks)) if layers is None else layers)]
+    maps, every = {}, range(len(blocks_of(model)))
+    wanted = [every[layer] for layer in (every if layers is None else layers)]
 
     def read(layer, attn, qkv):
         q, k = _queries_keys(qkv, attn)
         maps[layer] = (q @ k.transpose(-2, -1)).softmax(-1).cpu()
 
-    with _listen_to_qkv(model, set(wanted), read):
+    def keep(layer, A):
+        maps[layer] = A.float().cpu()
+
+    plain = is_plain(model)
+    listening = _listen_to_qkv(model, set(wanted), read) if plain else listen_to_attention(model, wanted, keep)
+    with eval_mode(model), listening:
         model.forward_features(images.to(next(model.parameters()).device))
     return [maps[layer] for layer in wanted]
 
@@ -89,6 +96,35 @@ def _distance_sums(q, k, weights, prefix, renormalize):
     return sums / weights.shape[1]
 
 # %% ../nbs/02_density.ipynb #c6c99a07
+def _fast_pass(model, batch, renormalize, weights_of, add):
+    "Sum eq. 4 over a batch for plain attention, from queries and keys."
+    prefix = model.num_prefix_tokens
+    T = patch_distances(*patches_of(model, batch.shape[-2:])).to(batch.device)
+    weights = torch.nn.functional.pad(weights_of(T), (prefix, 0))
+
+    def read(layer, attn, qkv):
+        with torch.autocast(batch.device.type, enabled=False):  # distances are not rounded, whatever the model uses
+            add(layer, _distance_sums(*_queries_keys(qkv, attn, prefix), weights, prefix, renormalize))
+
+    with _listen_to_qkv(model, range(len(model.blocks)), read):
+        model.forward_features(batch)
+
+
+def _map_pass(model, batch, renormalize, weights_of, add):
+    "Sum eq. 4 over a batch for attention of any family, from the maps themselves."
+    places = places_of(model, batch.shape[-2:])
+
+    def read(layer, A):
+        weights, known = (t.to(A.device) for t in (places[layer].weights(weights_of), places[layer].known))
+        A = A.float().unflatten(0, (-1, len(known)))  # (images, windows, heads, tokens, tokens)
+        if renormalize:
+            A = A / (A * known[:, None]).sum(-1, keepdim=True).clamp_min(1e-30)
+        add(layer, torch.einsum("whij,nwij->nh", A.sum(0), weights) / len(places[layer].centres))
+
+    with listen_to_attention(model, range(len(places)), read):
+        model.forward_features(batch)
+
+
 @torch.no_grad()
 def _weighted_distances(model, images, batch_size, renormalize, max_images, weights_of):
     """Average eq. 4 over images, with each of `weights_of(T)` in place of T.
@@ -96,25 +132,17 @@ def _weighted_distances(model, images, batch_size, renormalize, max_images, weig
     Returns one tensor (weights, heads) a layer.
     """
     check_vit(model)
-    device, prefix, n_images, weights = next(model.parameters()).device, model.num_prefix_tokens, 0, None
+    device, n_images, run = next(model.parameters()).device, 0, _fast_pass if is_plain(model) else _map_pass
     precise = torch.float32 if device.type == "mps" else torch.float64
-    sums = [torch.zeros(1, b.attn.num_heads, dtype=precise, device=device) for b in model.blocks]
+    sums = [torch.zeros(1, b.attn.num_heads, dtype=precise, device=device) for b in blocks_of(model)]
 
-    def add(layer, attn, qkv):
-        with torch.autocast(device.type, enabled=False):  # distances are not rounded, whatever the model computes in
-            q, k = _queries_keys(qkv, attn, prefix)
-            sums[layer] = sums[layer] + _distance_sums(q, k, weights, prefix, renormalize)
-
-    with _listen_to_qkv(model, range(len(model.blocks)), add):
+    def add(layer, summed): sums[layer] = sums[layer] + summed
+    with eval_mode(model):
         for batch in image_batches(images, batch_size, model):
             batch = batch[: None if max_images is None else max_images - n_images].to(device, non_blocking=True)
             if len(batch) == 0:
                 break
-            size = batch.shape[-2:]
-            grid = model.patch_embed.dynamic_feat_size(size) if model.dynamic_img_size else model.patch_embed.grid_size
-            T = patch_distances(grid, model.patch_embed.patch_size).to(device)
-            weights = torch.nn.functional.pad(weights_of(T), (prefix, 0))
-            model.forward_features(batch)
+            run(model, batch, renormalize, weights_of, add)
             n_images += len(batch)
     if n_images == 0:
         raise ValueError("there are no images to look at; give at least one.")

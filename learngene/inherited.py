@@ -1,4 +1,5 @@
 "What a descendant takes from its ancestry, counted, and whether an ancestry is the one that was condensed."
+from .families.cuts import PROJ_WEIGHT, is_by_head, of_layers
 from .tensor_names import is_classifier, layer_of, part_of
 from .vit import fingerprint
 from .vit_checks import check_vit
@@ -16,24 +17,25 @@ def count_inherited(
     for name, t in learngene.tensors.items():
         layer, part = layer_of(name), part_of(name)
         if layer is None:
-            total += t.numel() * (num_classes is None or not is_classifier(name))
+            of_model = of_layers(name, t, [p.source for p in layer_plans])
+            total += of_model.numel() * (num_classes is None or not is_classifier(name))
         elif part.startswith("mlp."):
             total += _ffn_values(learngene, layer_plans, layer, part, t.numel())
-        elif layer in sources and not part.startswith("attn.qkv.") and part != "attn.proj.weight":
+        elif layer in sources and not is_by_head(part) and part != PROJ_WEIGHT:
             total += t.numel()
     return total
 
 
 def _attention_values(learngene, layer_plan, proj):
-    "Values of queries, keys, values and W^O that one layer takes."
+    "Values of heads and of W^O that one layer takes."
     source = layer_plan.source
     clusters = [learngene.clusters[source][k] for k in set(layer_plan.positions)]
     in_proportion = min(len(layer_plan.heads), learngene.config["heads"][source])
     blocks = dict(paper=in_proportion, interleaved=in_proportion, aligned=len(clusters),
                   folded=sum(c.size for c in clusters))[proj]  # heads' worth of columns of W^O
-    qkv = sum(t.numel() for name, t in learngene.tensors.items() if name.startswith(f"blocks.{source}.attn.qkv."))
-    of_a_head = qkv // len(learngene.clusters[source])
-    columns = learngene.config["head_dim"] * learngene.config["embed_dim"]
+    by_head = sum(t.numel() for n, t in learngene.tensors.items() if layer_of(n) == source and is_by_head(part_of(n)))
+    of_a_head = by_head // len(learngene.clusters[source])
+    columns = learngene.tensors[f"blocks.{source}.{PROJ_WEIGHT}"].numel() // learngene.config["heads"][source]
     return of_a_head * len(set(layer_plan.heads)) + columns * blocks
 
 
@@ -46,7 +48,7 @@ def _ffn_values(learngene, layer_plans, layer, part, n):
 
 def check_same_ancestry(
     learngene,  # a Learngene
-    ancestry,  # a timm VisionTransformer, or None
+    ancestry,  # a vision transformer, or None
 ) -> None:
     """Raise ValueError unless `ancestry` is the model that was condensed.
 

@@ -9,6 +9,9 @@ __all__ = ['ORDERS', 'PROJ', 'FFN', 'share_heads', 'order_clusters', 'LayerPlan'
 # %% ../nbs/05_inheriting.ipynb #d54bfe74
 from .checks import check_choices
 from .drawing import draw_plan, plan_html, plan_text
+from .families.blocks import blocks_of, from_layers
+from .families.cuts import HEAD_AXES, PROJ_WEIGHT, is_by_head, of_layers
+from .families.description import cut_config
 from .ffn_sharing import merge, share_ffns
 from .inherited import count_inherited
 from .model_notes import note_classes
@@ -104,7 +107,7 @@ def plan(
     "Decide which piece of the learngene goes where. ValueError for an impossible shape."
     check_choices(proj=(proj, PROJ), ffn=(ffn, FFN), order=(order, ORDERS))
     classes = None if num_classes is None else class_count(num_classes)
-    sources = source_layers(len(learngene.clusters), depth, layers)
+    sources = source_layers(len(learngene.clusters), depth, layers, learngene.config.get("stages"))
     counts = head_counts([learngene.config["heads"][s] for s in sources], heads, omega)
     ffn_of = {layer: group[0] for group in learngene.ffn_groups for layer in group}
     layer_plans = []
@@ -197,9 +200,10 @@ def layer_tensors(
         part = part_of(name)
         if layer_of(name) != (layer_plan.ffn if part.startswith("mlp.") else source):
             continue
-        if part.startswith("attn.qkv."):
-            t = t[:, list(layer_plan.positions)].flatten(0, 2)
-        elif part == "attn.proj.weight":
+        if is_by_head(part):
+            axis = HEAD_AXES[part][0]
+            t = t[(slice(None),) * (axis + 1) + (list(layer_plan.positions),)].flatten(axis, axis + 2)
+        elif part == PROJ_WEIGHT:
             W = t.view(len(t), learngene.config["heads"][source], -1)
             t = proj_columns(W, layer_plan, learngene.clusters[source], proj).flatten(1)
         tensors[part] = t.clone()
@@ -211,22 +215,21 @@ def build(
     plan: Plan,  # from `plan`; FFNs are built in full width, for a refit to narrow
 ):  # a timm VisionTransformer in eval mode
     "Make the descendant that a plan describes."
-    widths = [learngene.config["ffn_width"][p.ffn] for p in plan.layers]
-    config = learngene.config | dict(heads=[len(p.heads) for p in plan.layers], ffn_width=widths)
+    widths, sources = [learngene.config["ffn_width"][p.ffn] for p in plan.layers], [p.source for p in plan.layers]
     fresh = plan.num_classes is not None
-    model = build_vit(config | dict(num_classes=plan.num_classes) if fresh else config)
-    tensors = {name: t.clone() for name, t in learngene.tensors.items()
+    model = build_vit(cut_config(learngene.config, sources, [p.heads for p in plan.layers], widths, plan.num_classes))
+    tensors = {name: of_layers(name, t, sources).clone() for name, t in learngene.tensors.items()
                if layer_of(name) is None and not (fresh and is_classifier(name))}
     for i, layer_plan in enumerate(plan.layers):
         parts = layer_tensors(learngene, layer_plan, plan.proj)
         tensors |= {f"blocks.{i}.{part}": t for part, t in parts.items()}
     if fresh:
         tensors |= _fresh_classifier(model, like=next(iter(learngene.tensors.values())))
-    model = fill_vit(model, tensors, "the learngene's tensors")  # raises for a tensor that is missing
+    model = fill_vit(model, from_layers(model, tensors), "the learngene's tensors")  # raises for a missing tensor
     if fresh:
         note_classes(model, None)
     for centroid in {p.ffn for p in plan.layers} if plan.ffn == "transform" else ():
-        mlps = [block.mlp for block, p in zip(model.blocks, plan.layers) if p.ffn == centroid]
+        mlps = [block.mlp for block, p in zip(blocks_of(model), plan.layers) if p.ffn == centroid]
         if len(mlps) > 1:
             share_ffns(mlps, FFNTransform)
     return model

@@ -19,10 +19,12 @@ def source_layers(
     ancestry_depth: int,  # layers of the ancestry
     depth=None,  # layers of the descendant; None = the ancestry's, or as many as are listed
     layers="front",  # a rule of LAYERS, or ascending ancestry layers from 0
+    stages=None,  # stage of each ancestry layer, where patches are merged between stages
 ) -> list:  # ancestry layers, from 0
     """Choose the ancestry layers of a descendant.
 
-    With "even" the first and the last are among them. ValueError for an impossible depth or list.
+    With "even" the first and the last are among them. With stages, every stage keeps its share, by the same rule.
+    ValueError for an impossible depth or list.
     """
     listed = isinstance(layers, (list, tuple))
     if not listed:
@@ -34,6 +36,8 @@ def source_layers(
     if n is None or not 1 <= n <= ancestry_depth:
         raise ValueError(f"depth is {depth!r}, wanted 1 to {ancestry_depth}: the learngene has {ancestry_depth} layers "
                          "and no rule to make more.")
+    if stages and len(set(stages)) > 1:
+        return _layers_of_stages(ancestry_depth, n, layers, stages)
     if listed:
         return _listed_layers(layers, n, ancestry_depth)
     if layers == "even":
@@ -48,6 +52,36 @@ def _listed_layers(layers, n, ancestry_depth):
     if not ascending or len(whole) != n or whole[0] < 0 or whole[-1] >= ancestry_depth:
         raise ValueError(f"layers is {layers}, wanted {n} ascending layers of 0 to {ancestry_depth - 1}.")
     return whole
+
+
+def _layers_of_stages(ancestry_depth, n, layers, stages):
+    "Choose layers where every stage must keep one."
+    by_stage = [[i for i, stage in enumerate(stages) if stage == s] for s in sorted(set(stages))]
+    if not isinstance(layers, str):
+        chosen = _listed_layers(layers, n, ancestry_depth)
+        empty = [s + 1 for s, of_stage in enumerate(by_stage) if not set(of_stage) & set(chosen)]
+        if empty:
+            raise ValueError(f"layers is {layers}, which leaves none of stages {empty} (from 1); every stage needs one.")
+        return chosen
+    if n < len(by_stage):
+        raise ValueError(f"depth is {n}, wanted {len(by_stage)} to {ancestry_depth}: every stage needs a layer.")
+    counts = [1] * len(by_stage)
+    for _ in range(n - len(by_stage)):  # the next layer goes where the share that is kept is least
+        fitting = [s for s, of_stage in enumerate(by_stage) if counts[s] < len(of_stage)]
+        counts[min(fitting, key=lambda s: counts[s] / len(by_stage[s]))] += 1
+    return [of_stage[i] for of_stage, count in zip(by_stage, counts)
+            for i in source_layers(len(of_stage), count, layers)]
+
+
+def within_stages(
+    groups,  # lists of adjacent layers, from 0
+    config,  # the architecture, from `vit_config`
+) -> list:
+    "Split groups of layers where patches are merged between stages."
+    stages = config.get("stages")
+    if not stages:
+        return groups
+    return [[i for i in group if stages[i] == s] for group in groups for s in sorted({stages[i] for i in group})]
 
 
 def head_counts(

@@ -19,4 +19,4 @@ def is_classifier(
     name: str,  # of a tensor of a whole model
 ) -> bool:
     "Whether a tensor belongs to a classifier, DeiT's second one included."
-    return name.startswith(("head.", "head_dist."))
+    return name.startswith(("head.", "head_dist.")) and not name.startswith(("head.norm.", "head.pre_logits."))

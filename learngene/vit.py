@@ -7,9 +7,11 @@ __all__ = ['AS_IS', 'VIT_FORMAT', 'ffn_width_of', 'build_vit', 'vit_config', 'ev
            'vit_extra', 'fingerprint', 'count_params', 'count_flops', 'memory_mb', 'measure', 'latency_ms']
 
 # %% ../nbs/00_vit.ipynb #f85344b6
+from .anatomy import blocks_of, image_shape, tokens_of
+from .families.description import construct, describe_cuts, fill_buffers, first_difference, parts_of, per_layer
 from .files import load_tensors, read_config, save_tensors
 from .model_notes import attach_reports, read_notes, reports_of, write_notes
-from .vit_checks import check_vit
+from .vit_checks import check_vit, is_plain
 
 import copy
 import hashlib
@@ -20,7 +22,7 @@ from functools import partial
 
 import torch
 from timm import layers
-from timm.layers import DropPath, LayerScale
+from timm.layers import LayerScale
 from timm.models import deit, vision_transformer
 from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import nn
@@ -76,7 +78,15 @@ def build_vit(
     device="meta",  # where the parameters go; "meta" allocates nothing, "cpu" gives timm's random weights
 ) -> VisionTransformer:  # in eval mode
     "Build what `config` describes; each layer may have its own head count and FFN width."
-    c = config
+    model = construct(config, device) if "family" in config else _build_plain(config, device)
+    write_notes(model, config, (config["in_chans"], *config["img_size"]))
+    if "family" in config:
+        model.pretrained_cfg["architecture"] = config["architecture"]
+    return model.eval()
+
+
+def _build_plain(c, device):
+    "Build a VisionTransformer with plain attention."
     norm = partial(_layer_class(c["norm"][0]), eps=c["norm"][1])
     act, mlp = _layer_class(c["act"]), _layer_class(c["mlp"])
     if c["gate_last"] is not None:
@@ -98,8 +108,7 @@ def build_vit(
                             norm_layer=norm if c["scale_mlp_norm"] else None)
     if torch.device(device).type != "meta":
         model.init_weights()
-    write_notes(model, c, (c["in_chans"], *c["img_size"]))
-    return model.eval()
+    return model
 
 # %% ../nbs/00_vit.ipynb #e4ea4741
 def vit_config(
@@ -110,28 +119,15 @@ def vit_config(
     Raises TypeError for a model without separate heads, and for parts that the description cannot express.
     """
     check_vit(model)
-    if any(parametrize.is_parametrized(m) for block in model.blocks for m in block.mlp.modules()):
+    if any(parametrize.is_parametrized(m) for block in blocks_of(model) for m in block.mlp.modules()):
         raise TypeError(f"{type(model).__name__} has parts that cannot be described: its FFNs still share weights; "
                         "call `merge` first.")
-    config = _describe(model) | read_notes(model)
-    parts, rebuilt = _parts_of(model), _parts_of(build_vit(config))
-    different = sorted(name for name in parts.keys() | rebuilt.keys() if parts.get(name) != rebuilt.get(name))
-    if different:
-        name = different[0]
+    config = (_describe(model) if is_plain(model) else describe_cuts(model)) | read_notes(model)
+    if difference := first_difference(model, build_vit(config), settings="family" in config):
+        name, part, rebuilt = difference
         raise TypeError(f"{type(model).__name__} has parts that cannot be described, the first at {name!r}: "
-                        f"{parts.get(name, 'not in the model')}, rebuilt as {rebuilt.get(name, 'nothing')}.")
+                        f"{part}, rebuilt as {rebuilt}.")
     return config
-
-
-def _parts_of(model):
-    "Tensor shapes, and the types and own descriptions of modules, by name."
-    ignored = (nn.Dropout, DropPath, nn.Identity)  # without effect in eval mode
-    shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    modules = {name: m for name, m in model.named_modules() if name and not isinstance(m, ignored)}
-    return shapes | {
-        f"{name} (module)": (type(m).__name__, m.extra_repr().replace("approximate='none'", ""),
-                             getattr(m, "eps", None), getattr(m, "scale", None)) for name, m in modules.items()}
-
 
 # %% ../nbs/00_vit.ipynb #cbe7ca8c
 @contextmanager
@@ -163,6 +159,7 @@ def fill_vit(
         raise ValueError(f"{source} do not fit the model: missing {missing[:5]}, unexpected {extra[:5]}, "
                          f"misshapen {misshapen[:5]}.")
     model.load_state_dict(tensors, assign=True)
+    fill_buffers(model)
     for p in model.parameters():
         p.requires_grad_(True)
     return model
@@ -234,25 +231,26 @@ def count_flops(
     from torch.utils.flop_counter import FlopCounterMode
 
     # weights do not matter: count on the meta device
-    mixes_heads = isinstance(model, VisionTransformer) and any(type(b.attn) is not Attention for b in model.blocks)
-    shadow = copy.deepcopy(model).to("meta").eval() if mixes_heads else build_vit(vit_config(model))
-    for block in shadow.blocks:
+    described = isinstance(model, VisionTransformer) and is_plain(model)
+    shadow = build_vit(vit_config(model)) if described else copy.deepcopy(model).to("meta").eval()
+    for block in blocks_of(shadow):
         block.attn.fused_attn = False
     shadow.requires_grad_(False)  # else the counter's hooks fail at parameters that pool the patches
-    size = shadow.patch_embed.img_size
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shadow(torch.empty(1, shadow.patch_embed.proj.in_channels, *size, device="meta"))
+        shadow(torch.empty(1, *image_shape(shadow), device="meta"))
     return counter.get_total_flops()
 
 # %% ../nbs/00_vit.ipynb #a3b1c002
 def memory_mb(
     params: int,  # parameters of the model
     config: dict,  # from `vit_config`
-    tokens: int,  # of all images in a batch together
+    tokens,  # of all images in a batch together; a list where layers have different numbers
 ) -> float:  # megabytes (2^20 bytes)
     "Estimate the memory of 32-bit weights and of the largest layer's activations."
-    widest = max(max(3 * h * config["head_dim"], w) for h, w in zip(config["heads"], config["ffn_width"]))
-    return (params + tokens * (2 * config["embed_dim"] + widest)) * 4 / 2**20
+    tokens = tokens if isinstance(tokens, list) else [tokens] * len(config["heads"])
+    sizes = (per_layer(config, "embed_dim"), config["heads"], per_layer(config, "head_dim"), config["ffn_width"])
+    largest = max(n * (2 * width + max(3 * h * dim, ffn)) for n, width, h, dim, ffn in zip(tokens, *sizes))
+    return (params + largest) * 4 / 2**20
 
 
 def measure(
@@ -261,9 +259,8 @@ def measure(
 ) -> dict:  # params, flops, memory_mb
     "Count parameters, operations for one image and megabytes, without building weights."
     shadow = build_vit(config)
-    tokens = shadow.patch_embed.num_patches + shadow.num_prefix_tokens
-    params = count_params(shadow)
-    return dict(params=params, flops=count_flops(shadow), memory_mb=memory_mb(params, config, batch_size * tokens))
+    tokens, params = [batch_size * n for n in tokens_of(shadow)], count_params(shadow)
+    return dict(params=params, flops=count_flops(shadow), memory_mb=memory_mb(params, config, tokens))
 
 # %% ../nbs/00_vit.ipynb #a3b1c003
 def latency_ms(
@@ -272,8 +269,8 @@ def latency_ms(
     repeats=30,  # forward passes, after five to warm up; the median counts
 ) -> float:  # milliseconds
     "Time a forward pass on the model's device, with PyTorch's current threads."
-    embed, device, seconds = model.patch_embed, next(model.parameters()).device, []
-    x = torch.zeros(batch_size, embed.proj.in_channels, *embed.img_size, device=device)
+    device, seconds = next(model.parameters()).device, []
+    x = torch.zeros(batch_size, *image_shape(model), device=device)
     with eval_mode(model), torch.inference_mode():
         for _ in range(repeats + 5):
             start = time.perf_counter()

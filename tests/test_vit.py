@@ -106,8 +106,7 @@ def test_random_weights_have_timms_distribution():
 def models_without_heads():
     return [
         torch.nn.Linear(3, 3), timm.create_model("resnet18"), timm.create_model("mixer_s32_224"),
-        timm.create_model("eva02_tiny_patch14_224", depth=1),
-        timm.create_model("swin_tiny_patch4_window7_224", depths=(1, 1, 1, 1)),
+        timm.create_model("hiera_tiny_224"), timm.create_model("cait_xxs24_224", depth=1),
         VisionTransformer(block_fn=timm.models.vision_transformer.ParallelThingsBlock, **SMALL),
         VisionTransformer(block_fn=timm.models.vision_transformer.ParallelScalingBlock, **SMALL),
         VisionTransformer(scale_attn_norm=True, **SMALL),
