@@ -4,6 +4,7 @@ import torch
 from timm.layers import DropPath
 from timm.models import get_model_args
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from .blocks import blocks_of, image_size_of, keep_layers, shares_heads, stages_of
 from .cuts import cut_heads, cut_units, hidden_units, rows_per_unit
@@ -60,13 +61,23 @@ def _read(value):
     return tuple(_read(v) for v in value) if isinstance(value, list) else value
 
 
+class WithoutValues(TorchFunctionMode):
+    "Leave out what only fills tensors of the meta device, which have no values; it takes most of the time."
+    filling = {f"{name}_" for name in ("uniform", "normal", "erfinv", "mul", "add", "div", "clamp", "fill", "zero")}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func.__name__ in self.filling and args and args[0].is_meta:
+            return args[0]
+        return func(*args, **kwargs or {})
+
+
 def construct(
     config: dict,  # from `describe_cuts`
     device="meta",  # where the parameters go
 ) -> nn.Module:
     "Let timm build an architecture, and cut it."
     args = {name: _read(value) for name, value in config["args"].items()}
-    with torch.device(device):
+    with torch.device(device), WithoutValues():
         model = timm.create_model(config["architecture"], num_classes=config["num_classes"], **args)
         if len(config["layers"]) < len(blocks_of(model)):
             keep_layers(model, config["layers"])
