@@ -6,11 +6,9 @@
 __all__ = ['Reached', 'enters', 'Layer', 'layers_of', 'first_stream', 'contexts_of', 'Places', 'places_of', 'tokens_of',
            'image_shape', 'listen_to_attention']
 
-# %% ../nbs/00_anatomy.ipynb #aaa7a0ff
-from .families.blocks import POST_NORM, block_paths, blocks_of, has_stages, image_size_of, merges_of
-from .families.blocks import patches_of, stages_of, to_layers, windows_of
-from .families.checks import FAMILIES, REFUSED, check_family, family_of
-from .families.cuts import HEADS, UNITS, cut_heads, cut_units, hidden_units, select, tensors_at
+# %% ../nbs/00_anatomy.ipynb #68f5747d
+from .families.blocks import POST_NORM, blocks_of, image_size_of, merges_of, patches_of, stages_of, windows_of
+from .families.checks import check_family
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-# %% ../nbs/00_anatomy.ipynb #cb062071
+# %% ../nbs/00_anatomy.ipynb #9a618003
 class Reached(Exception):
     "Stop a forward pass: a module was reached."
     def __init__(self, args, kwargs):
@@ -44,7 +42,7 @@ def enters(
         hook.remove()
     raise ValueError(f"{type(module).__name__} is never reached.")
 
-# %% ../nbs/00_anatomy.ipynb #34d808e4
+# %% ../nbs/00_anatomy.ipynb #c46b20d8
 @dataclass
 class Layer:
     "One block of a model of any family."
@@ -82,7 +80,7 @@ class Layer:
         added, (_, scale) = self.mlp(self.block.norm2(stream)), self.scales()
         return stream + (added if scale is None else scale * added)
 
-# %% ../nbs/00_anatomy.ipynb #317522ae
+# %% ../nbs/00_anatomy.ipynb #25eafb09
 def layers_of(
     model,  # a vision transformer of a family with an adapter
 ) -> list:  # of Layer
@@ -112,7 +110,7 @@ def contexts_of(
         model.forward_features(images[:1])
     return contexts
 
-# %% ../nbs/00_anatomy.ipynb #448f6172
+# %% ../nbs/00_anatomy.ipynb #10b0403a
 @dataclass
 class Places:
     "Where the tokens of one layer's attention lie."
@@ -126,7 +124,7 @@ class Places:
         return placed[:, :, None] * placed[:, None]
 
     def weights(self, of_distance=lambda T: T):
-        "Return a function of the distances of all pairs, 0 without a place: (windows, tokens, tokens)."
+        "Return a function of all distances, 0 without a place: (windows, tokens, tokens)."
         centres = self.centres[self.patch.clamp(min=0)]
         return of_distance(torch.cdist(centres, centres).float()) * self.known
 
@@ -146,7 +144,7 @@ def places_of(
         places.append(Places(windows_of(layer.block, grid, prefix), torch.cartesian_prod(*axes)))
     return places
 
-
+# %% ../nbs/00_anatomy.ipynb #2b6191fb
 def tokens_of(
     model,  # a vision transformer
 ) -> list:  # one number for each layer
@@ -161,7 +159,7 @@ def image_shape(
     "Return the shape of the images that a model is made for."
     return (model.in_chans, *image_size_of(model))
 
-# %% ../nbs/00_anatomy.ipynb #01198218
+# %% ../nbs/00_anatomy.ipynb #a0fdc710
 @contextmanager
 def listen_to_attention(
     model,  # a vision transformer of any family

@@ -3,8 +3,8 @@ import json
 import sys
 
 import timm
-from timm.models.vision_transformer import VisionTransformer
 
+from .families.checks import why_refused
 from .files import CONFIG, near, read_config
 from .vit import VIT_FORMAT, build_vit, load_vit
 
@@ -83,9 +83,8 @@ def _is_hub_folder(path):
 
 def _check_architecture(name):
     module = sys.modules[timm.model_entrypoint(name).__module__]
-    if not any(isinstance(c, type) and issubclass(c, VisionTransformer) for c in vars(module).values()):
-        raise TypeError(f"{name} cannot be cut into heads: it is not a timm VisionTransformer "
-                        "(try timm.create_model('deit_small_patch16_224')).")
+    if reason := why_refused(c for c in vars(module).values() if isinstance(c, type)):
+        raise TypeError(f"{name} cannot be cut into heads: {reason}")
 
 
 def _check_tag(name, tag):

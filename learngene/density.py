@@ -9,7 +9,7 @@ __all__ = ['patch_distances', 'attention_maps', 'mean_attention_distance', 'atte
 from .anatomy import blocks_of, listen_to_attention, patches_of, places_of
 from .calibration import image_batches
 from .vit import eval_mode
-from .vit_checks import check_vit, is_plain
+from .vit_checks import check_vit, has_plain_attention
 
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -72,7 +72,7 @@ def attention_maps(
     def keep(layer, A):
         maps[layer] = A.float().cpu()
 
-    plain = is_plain(model)
+    plain = has_plain_attention(model)
     listening = _listen_to_qkv(model, set(wanted), read) if plain else listen_to_attention(model, wanted, keep)
     with eval_mode(model), listening:
         model.forward_features(images.to(next(model.parameters()).device))
@@ -124,7 +124,7 @@ def _map_pass(model, batch, renormalize, weights_of, add):
     with listen_to_attention(model, range(len(places)), read):
         model.forward_features(batch)
 
-
+# %% ../nbs/02_density.ipynb #62df7e10
 @torch.no_grad()
 def _weighted_distances(model, images, batch_size, renormalize, max_images, weights_of):
     """Average eq. 4 over images, with each of `weights_of(T)` in place of T.
@@ -132,7 +132,7 @@ def _weighted_distances(model, images, batch_size, renormalize, max_images, weig
     Returns one tensor (weights, heads) a layer.
     """
     check_vit(model)
-    device, n_images, run = next(model.parameters()).device, 0, _fast_pass if is_plain(model) else _map_pass
+    device, n_images, run = next(model.parameters()).device, 0, _fast_pass if has_plain_attention(model) else _map_pass
     precise = torch.float32 if device.type == "mps" else torch.float64
     sums = [torch.zeros(1, b.attn.num_heads, dtype=precise, device=device) for b in blocks_of(model)]
 

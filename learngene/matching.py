@@ -5,10 +5,12 @@ from contextvars import ContextVar
 from functools import wraps
 
 import numpy as np
-from timm.models.vision_transformer import VisionTransformer
 from timm.utils import natural_key
 
+from .anatomy import image_shape
 from .ancestry import expects, load_ancestry, stated_classes
+from .families.blocks import takes_one_size
+from .families.checks import family_of
 from .labels import normal_name
 from .rng import isolate_rng
 
@@ -18,16 +20,16 @@ def check_model_fits(
     data,  # from `load_data`
 ):
     "Raise TypeError unless the model is a ViT, ValueError unless it fits images and labels."
-    if not isinstance(model, VisionTransformer):
-        raise TypeError(f"{type(model).__name__} is not a timm VisionTransformer; only these can be trained here.")
-    size, channels, classes = model.patch_embed.img_size, model.patch_embed.proj.in_channels, len(data.classes)
+    if family_of(model) is None:
+        raise TypeError(f"{type(model).__name__} is not a vision transformer of timm; only these can be trained here.")
+    (channels, *size), classes = image_shape(model), len(data.classes)
     if model.num_classes < classes:
         raise ValueError(f"{data.name} has {classes} classes, the model's classifier {model.num_classes}; "
                          f"inherit with num_classes={classes}.")
     if channels != data.in_chans:
         raise ValueError(f"{data.name} has {data.in_chans} channel{'s' * (data.in_chans > 1)}, the model takes "
                          f"{channels}; choose images or a model with as many.")
-    if tuple(size) != (data.image_size,) * 2 and not model.dynamic_img_size:
+    if tuple(size) != (data.image_size,) * 2 and takes_one_size(model):
         raise ValueError(f"{data.name} has images of {data.image_size} px, the model takes {size[0]}; "
                          f"set data.image_size: {size[0]}, or ancestry_size: {data.image_size}.")
 

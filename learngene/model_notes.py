@@ -7,6 +7,8 @@ import warnings
 
 import timm
 
+from .anatomy import image_shape
+
 PREPARED = ("interpolation", "crop_pct", "crop_mode", "mean", "std")  # how images are prepared
 NAMES = ("label_names", "label_descriptions")  # of the classes
 SOURCE = ("architecture", "tag", "license", "origin_url", "paper_name", "paper_ids")  # what timm knows of the weights
@@ -82,11 +84,7 @@ def input_size_of(
     model,  # a vision transformer of timm
 ) -> tuple:  # (channels, height, width)
     "Read the size of the images that a model takes."
-    embed = model.patch_embed
-    noted = (getattr(model, "pretrained_cfg", None) or {}).get("input_size") or (3, 224, 224)
-    size = tuple(getattr(embed, "img_size", None) or noted[1:])
-    channels = embed.proj.in_channels if hasattr(embed.proj, "in_channels") else noted[0]
-    return (channels, *size)
+    return image_shape(model)
 
 
 def input_config(

@@ -9,6 +9,7 @@ __all__ = ['ResolvedRun', 'run_of_ancestry', 'ancestry_folders', 'trained_folder
 
 # %% ../nbs/13_running.ipynb #993074ae
 from . import methods
+from .anatomy import blocks_of
 from .ancestry import load_ancestry, new_model, shipped
 from .ancestry_sources import set_image_size
 from .checkpoints import Paused
@@ -230,8 +231,8 @@ def make_record(
         history=[{k: finite_or_none(v) for k, v in entry.items()} for entry in result.history])
     meta_info = dict(
         recipe=recipe.to_dict(), data=data.name, data_fingerprint=data.fingerprint, data_sizes=data.sizes,
-        params=count_params(model), flops=count_flops(model), heads=[b.attn.num_heads for b in model.blocks],
-        ffn_width=[ffn_width_of(b.mlp) for b in model.blocks], weights=fingerprint(model), **origin)
+        params=count_params(model), flops=count_flops(model), heads=[b.attn.num_heads for b in blocks_of(model)],
+        ffn_width=[ffn_width_of(b.mlp) for b in blocks_of(model)], weights=fingerprint(model), **origin)
     return dict(schema=SCHEMA, run_info=run_info, train_info=train_info, meta_info=meta_info)
 
 # %% ../nbs/13_running.ipynb #8867c499

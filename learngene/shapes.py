@@ -61,7 +61,7 @@ def _layers_of_stages(ancestry_depth, n, layers, stages):
         chosen = _listed_layers(layers, n, ancestry_depth)
         empty = [s + 1 for s, of_stage in enumerate(by_stage) if not set(of_stage) & set(chosen)]
         if empty:
-            raise ValueError(f"layers is {layers}, which leaves none of stages {empty} (from 1); every stage needs one.")
+            raise ValueError(f"layers is {layers}, which leaves none of stages {empty} (from 1); keep one in each.")
         return chosen
     if n < len(by_stage):
         raise ValueError(f"depth is {n}, wanted {len(by_stage)} to {ancestry_depth}: every stage needs a layer.")

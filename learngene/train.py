@@ -9,6 +9,7 @@ __all__ = ['make_optimizer', 'make_schedule', 'TrainingLoss', 'set_drop_path', '
            'make_accelerator', 'new_result', 'unwrap', 'engine_of_run', 'move_images', 'fit']
 
 # %% ../nbs/11_train.ipynb #eeb9d9d7
+from .anatomy import blocks_of
 from .batches import EpochBatches, SeededImages
 from .checkpoints import CheckpointClock, Paused, check_start, check_state, load_checkpoint, save_checkpoint
 from .device import DeviceBatches, DeviceImages, choose_engine
@@ -101,8 +102,9 @@ def set_drop_path(
     rate: float,  # of the last layer; the others' rise linearly from 0
 ):
     "Set stochastic depth, in place."
-    for i, block in enumerate(model.blocks):
-        p = rate * i / max(1, len(model.blocks) - 1)
+    blocks = blocks_of(model)
+    for i, block in enumerate(blocks):
+        p = rate * i / max(1, len(blocks) - 1)
         block.drop_path1, block.drop_path2 = (DropPath(p) if p else nn.Identity() for _ in range(2))
 
 

@@ -8,10 +8,11 @@ __all__ = ['AS_IS', 'VIT_FORMAT', 'ffn_width_of', 'build_vit', 'vit_config', 'ev
 
 # %% ../nbs/00_vit.ipynb #f85344b6
 from .anatomy import blocks_of, image_shape, tokens_of
-from .families.description import construct, describe_cuts, fill_buffers, first_difference, parts_of, per_layer
+from .families.description import construct, describe_cuts, fill_buffers, first_difference, is_of_timm
+from .families.description import per_layer
 from .files import load_tensors, read_config, save_tensors
 from .model_notes import attach_reports, read_notes, reports_of, write_notes
-from .vit_checks import check_vit, is_plain
+from .vit_checks import check_vit, has_plain_attention
 
 import copy
 import hashlib
@@ -122,12 +123,15 @@ def vit_config(
     if any(parametrize.is_parametrized(m) for block in blocks_of(model) for m in block.mlp.modules()):
         raise TypeError(f"{type(model).__name__} has parts that cannot be described: its FFNs still share weights; "
                         "call `merge` first.")
-    config = (_describe(model) if is_plain(model) else describe_cuts(model)) | read_notes(model)
-    if difference := first_difference(model, build_vit(config), settings="family" in config):
-        name, part, rebuilt = difference
-        raise TypeError(f"{type(model).__name__} has parts that cannot be described, the first at {name!r}: "
-                        f"{part}, rebuilt as {rebuilt}.")
-    return config
+    plain, difference = has_plain_attention(model), None
+    for describe in [_describe] * plain + [describe_cuts] * (is_of_timm(model) or not plain):
+        config = describe(model) | read_notes(model)
+        difference = first_difference(model, build_vit(config), settings="family" in config)
+        if difference is None:
+            return config
+    name, part, rebuilt = difference
+    raise TypeError(f"{type(model).__name__} has parts that cannot be described, the first at {name!r}: "
+                    f"{part}, rebuilt as {rebuilt}.")
 
 # %% ../nbs/00_vit.ipynb #cbe7ca8c
 @contextmanager
@@ -231,7 +235,7 @@ def count_flops(
     from torch.utils.flop_counter import FlopCounterMode
 
     # weights do not matter: count on the meta device
-    described = isinstance(model, VisionTransformer) and is_plain(model)
+    described = isinstance(model, VisionTransformer) and has_plain_attention(model)
     shadow = build_vit(vit_config(model)) if described else copy.deepcopy(model).to("meta").eval()
     for block in blocks_of(shadow):
         block.attn.fused_attn = False

@@ -16,7 +16,7 @@ def check_vit(
     check_family(model)
 
 
-def is_plain(
+def has_plain_attention(
     model,  # a model that `check_vit` accepts
 ) -> bool:
     "Whether a model is a VisionTransformer of plain patches and plain multi-head attention."
@@ -30,6 +30,6 @@ def check_plain_attention(
 ) -> None:
     "Raise TypeError unless `model` is a VisionTransformer with plain attention."
     check_vit(model)
-    if not is_plain(model):
+    if not has_plain_attention(model):
         raise TypeError(f"{purpose} cuts plain vision transformers alone, and this is a {type(model).__name__}; give "
                         "a VisionTransformer with plain attention (try timm.create_model('deit_small_patch16_224')).")

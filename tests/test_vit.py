@@ -349,4 +349,5 @@ def test_preprocessing_travels_with_the_description(tmp_path):
     assert kept == original | dict(input_size=(3, 128, 128)) and vit.vit_config(loaded) == config
     assert vit.fingerprint(loaded) == vit.fingerprint(model)
     config = vit.vit_config(make("plain"))
-    assert "pretrained_cfg" not in config and not hasattr(vit.build_vit(config), "pretrained_cfg")
+    assert "pretrained_cfg" not in config
+    assert vit.build_vit(config).pretrained_cfg == dict(input_size=(3, 32, 32), num_classes=5)

@@ -15,7 +15,7 @@ class SharedHeads:
     shared_heads = None  # for each head its index in the shared tensors; None = in order
 
     def own(self, shared):
-        "Select heads from shared rotary embeddings or biases (..., heads, tokens, n); pass anything else."
+        "Select heads from shared embeddings or biases (..., heads, tokens, n)."
         if shared is None or self.shared_heads is None or shared.ndim < 3 or shared.shape[-3] == 1:
             return shared
         return shared.index_select(-3, torch.tensor(self.shared_heads, device=shared.device))
@@ -37,7 +37,7 @@ def mix_values(attn, q, k, v, bias=None, is_causal=False):
 
 
 def joint_qkv(attn, x):
-    "Compute queries, keys and values (B, heads, tokens, head_dim) from `qkv` and the biases beside it."
+    "Compute queries, keys and values, (B, heads, tokens, head_dim) each."
     biases = None if attn.q_bias is None else torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
     if attn.qkv_bias_separate and biases is not None:
         qkv = attn.qkv(x) + biases

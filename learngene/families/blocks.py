@@ -2,6 +2,7 @@
 import re
 
 import torch
+from timm.models import get_model_input_config
 from timm.models.eva import EvaBlockPostNorm
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from timm.models.vision_transformer import ResPostBlock
@@ -134,20 +135,23 @@ def patches_of(
         return tuple(-(-n // p) for n, p in zip(image_size, model.embeds.patch_size)), model.embeds.patch_size
     if hasattr(embed, "backbone"):  # a convolutional network makes the patches
         return embed.grid_size, tuple(n // g for n, g in zip(embed.img_size, embed.grid_size))
-    dynamic = getattr(model, "dynamic_img_size", False) or not embed.strict_img_size
-    return tuple(embed.dynamic_feat_size(image_size) if dynamic else embed.grid_size), embed.patch_size
+    return tuple(embed.grid_size if takes_one_size(model) else embed.dynamic_feat_size(image_size)), embed.patch_size
 
 
 def image_size_of(
     model,  # a vision transformer
 ) -> tuple:  # (height, width) in pixels
     "Return the image size that a model is made for."
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return tuple(size or get_model_input_config(model)["input_size"][1:])
+
+
+def takes_one_size(
+    model,  # a vision transformer
+) -> bool:
+    "Whether images must have the size that a model is made for."
     embed = getattr(model, "patch_embed", None)
-    size = getattr(embed, "img_size", None)
-    if size is None:
-        grid = model.embeds.pos_embed_grid_size or (14, 14)
-        size = tuple(n * p for n, p in zip(grid, model.embeds.patch_size))
-    return tuple(size)
+    return embed is not None and embed.strict_img_size and not getattr(model, "dynamic_img_size", False)
 
 
 def windows_of(

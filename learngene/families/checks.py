@@ -65,6 +65,19 @@ def family_of(
     return next((c for c in type(model).__mro__ if c in FAMILIES), None)
 
 
+def why_refused(
+    classes,  # that a model, or a module of timm, consists of
+):  # a sentence, or None where one of them is a family that can be cut
+    "Say why an architecture cannot be cut into heads."
+    classes = list(classes)
+    if any(issubclass(c, tuple(FAMILIES)) for c in classes):
+        return None
+    reason = next((REFUSED[c.__name__] for c in classes if c.__name__ in REFUSED), None)
+    known = ", ".join(sorted(family.__name__ for family in FAMILIES))
+    return reason or (f"it is of none of timm's families that can be cut ({known}); "
+                      "try timm.create_model('deit_small_patch16_224').")
+
+
 def _wrong_class(model):
     if family_of(model):
         return None
@@ -74,13 +87,10 @@ def _wrong_class(model):
     if type(model).__module__.startswith("transformers."):
         return ("it is a model of the transformers library; give timm's form of it, e.g. "
                 "timm.create_model('vit_base_patch16_224').")
-    reason = next((REFUSED[c.__name__] for c in type(model).__mro__ if c.__name__ in REFUSED), None)
-    if reason:
-        return reason
-    if not any("attn" in name or "attention" in name for name, _ in model.named_modules()):
+    named = {c.__name__ for c in type(model).__mro__} & REFUSED.keys()
+    if not named and not any("attn" in name or "attention" in name for name, _ in model.named_modules()):
         return "it has no attention; give a vision transformer (try timm.create_model('deit_small_patch16_224'))."
-    known = ", ".join(sorted(family.__name__ for family in FAMILIES))
-    return f"it is of none of timm's families that can be cut ({known})."
+    return why_refused(type(model).__mro__)
 
 
 def _wrong_patches(model):

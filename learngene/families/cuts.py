@@ -117,7 +117,7 @@ def cut_units(
     mlp,  # an FFN, changed in place
     keep,  # hidden units that it shall have, from 0
 ) -> None:
-    "Leave hidden units out of an FFN: rows of its input matrices, columns of its output matrix."
+    "Leave hidden units out of an FFN."
     _cut(mlp, UNITS[type(mlp)], hidden_units(mlp), list(keep))
 
 

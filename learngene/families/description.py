@@ -6,9 +6,11 @@ from timm.models import get_model_args
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from .attention import CUT_CLASS
 from .blocks import blocks_of, image_size_of, keep_layers, shares_heads, stages_of
 from .cuts import cut_heads, cut_units, hidden_units, rows_per_unit
 
+TIMMS = {cut: timms for timms, cut in CUT_CLASS.items()}  # the same formulas for any number of heads
 SIMPLE = (bool, int, float, str, type(None))
 
 
@@ -32,10 +34,17 @@ def describe_cuts(
         scale_mlp_norm=not isinstance(blocks[0].mlp.norm, nn.Identity))
 
 
-def _architecture(model):
+def is_of_timm(
+    model,  # any module
+) -> bool:
+    "Whether a model is known to be one of timm's architectures."
     name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
-    if name and timm.is_model(name):
-        return name
+    return bool(name) and timm.is_model(name)
+
+
+def _architecture(model):
+    if is_of_timm(model):
+        return model.pretrained_cfg["architecture"]
     raise TypeError(f"this {type(model).__name__} was made by its class, so its arguments are not known; make it with "
                     "timm.create_model(name, ...), which takes the same arguments.")
 
@@ -62,7 +71,7 @@ def _read(value):
 
 
 class WithoutValues(TorchFunctionMode):
-    "Leave out what only fills tensors of the meta device, which have no values; it takes most of the time."
+    "Leave out what only fills tensors of the meta device: they have no values."
     filling = {f"{name}_" for name in ("uniform", "normal", "erfinv", "mul", "add", "div", "clamp", "fill", "zero")}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -102,14 +111,14 @@ def parts_of(
     shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     modules = {name: m for name, m in model.named_modules() if name and not isinstance(m, ignored)}
     return shapes | {
-        f"{name} (module)": (type(m).__name__, m.extra_repr().replace("approximate='none'", ""),
+        f"{name} (module)": (TIMMS.get(type(m), type(m)).__name__, m.extra_repr().replace("approximate='none'", ""),
                              getattr(m, "eps", None), getattr(m, "scale", None)) for name, m in modules.items()}
 
 
 def settings_of(
     model,  # any module
 ) -> dict:  # name of a module -> its attributes that are plain values
-    "List settings of modules that no tensor shows, such as the temperature of rotary embeddings."
+    "List settings of modules that no tensor shows, such as a temperature."
     def plain(value):
         return isinstance(value, SIMPLE) or isinstance(value, (tuple, list)) and all(plain(v) for v in value)
 

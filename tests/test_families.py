@@ -1,0 +1,99 @@
+"Models of all families through density, condensing, inheriting and files, beside other code."
+import copy
+
+import pytest
+import torch
+from families import EXAMPLES, density_by_loops, family_pictures, make_family
+
+import learngene as lg
+from learngene import vit
+from learngene.anatomy import blocks_of, layers_of
+from learngene.families.blocks import shares_heads
+from learngene.families.cuts import cut_heads
+from learngene.inherited import check_same_ancestry
+from learngene.inheriting import PROJ, inherit
+
+pytestmark = pytest.mark.filterwarnings("ignore:Eps")
+
+
+@pytest.fixture(scope="module", params=EXAMPLES)
+def ancestry(request):
+    "A small model of one family, its images, what it says of them, and its learngene with every head."
+    model = make_family(request.param)
+    images = family_pictures(model)
+    with torch.no_grad():
+        return model, images, model(images), lg.condense(model, images, eps=1e-9, ffn_eps=1e-9)
+
+
+def test_density_is_that_of_plain_loops(ancestry):
+    model, images, _, _ = ancestry
+    measured, by_loops = lg.mean_attention_distance(model, images[:2]), density_by_loops(model, images[:2])
+    for row, wanted in zip(measured, by_loops):
+        assert row[:len(wanted)].tolist() == pytest.approx(wanted, rel=1e-4)
+        assert row[len(wanted):].isnan().all()
+
+
+@torch.no_grad()
+def test_nothing_removed_is_the_same_function(ancestry):
+    model, images, logits, learngene = ancestry
+    for proj in PROJ:
+        torch.testing.assert_close(inherit(learngene, proj=proj)(images), logits, rtol=1e-5, atol=1e-5)
+    twice = inherit(learngene, heads=[2 * h for h in learngene.config["heads"]], proj="folded")
+    torch.testing.assert_close(twice(images), logits, rtol=1e-5, atol=1e-5)  # each copy brings half
+
+
+@torch.no_grad()
+def test_heads_in_another_order_are_the_same_function(ancestry):
+    model, images, logits, _ = ancestry
+    model = copy.deepcopy(model)
+    for block in blocks_of(model):
+        n = block.attn.num_heads
+        order = [*range(1, n), 0]
+        cut_heads(block.attn, order, order if shares_heads(model) else None)
+    torch.testing.assert_close(model(images), logits, rtol=1e-5, atol=1e-5)
+
+
+def test_fewer_heads_train_and_are_saved(ancestry, tmp_path):
+    model, images, _, learngene = ancestry
+    halves = [max(1, n // 2) for n in learngene.config["heads"]]
+    child = inherit(learngene, heads=halves, proj="aligned", num_classes=3)
+    assert [layer.n_heads for layer in layers_of(child)] == halves
+    child.train()(images).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in child.parameters())
+    vit.save_vit(child.eval(), tmp_path / "child")
+    loaded = vit.load_vit(tmp_path / "child")
+    with torch.no_grad():
+        assert vit.fingerprint(loaded) == vit.fingerprint(child)
+        torch.testing.assert_close(loaded(images), child(images), rtol=1e-6, atol=1e-6)
+        again = inherit(lg.condense(loaded, images, eps=1e-9))  # an ancestry that was cut itself
+        torch.testing.assert_close(again(images), child(images), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_fewer_layers_are_the_kept_ones(ancestry):
+    model, images, _, learngene = ancestry
+    depth = len(learngene.clusters)
+    stages = learngene.config.get("stages", [0] * depth)
+    kept = [i for i in range(depth) if i != depth - 1 or stages.count(stages[-1]) == 1]
+    child = inherit(learngene, layers=kept)
+    skipped, dropped = copy.deepcopy(model), set(range(depth)) - set(kept)
+    for i, block in enumerate(blocks_of(skipped)):
+        if i in dropped:
+            block.forward = lambda x, *a, **k: x
+    torch.testing.assert_close(child(images), skipped(images), rtol=1e-5, atol=1e-5)
+
+
+def test_other_weights_are_another_ancestry(ancestry):
+    model, _, _, learngene = ancestry
+    check_same_ancestry(learngene, model)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        blocks_of(other)[0].attn.proj.weight[0, 0] += 1
+    with pytest.raises(ValueError, match="not the model that was condensed"):
+        check_same_ancestry(learngene, other)
+
+
+def test_costs_are_those_of_the_model(ancestry):
+    model, _, _, learngene = ancestry
+    costs = vit.measure(learngene.config)
+    assert costs["params"] == vit.count_params(model) and costs["flops"] == vit.count_flops(model)
