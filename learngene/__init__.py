@@ -19,6 +19,8 @@ _API = {
     "train": ["fit", "evaluate"],
     "ledger": ["Ledger"],
     "running": ["run", "run_all"],
+    "shrinking": ["shrink"],
+    "predicting": ["predict"],
 }
 _HOME = {name: module for module, names in _API.items() for name in names}
 _MODULES = [*_API, "methods", "vit", "tables", "app"]

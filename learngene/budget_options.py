@@ -2,6 +2,7 @@
 import torch
 
 LIMITS = ("params", "flops", "latency_ms", "memory_mb")
+COUNTED = dict(params="parameters", flops="operations")  # limits that can be a share of the ancestry's
 
 
 def check_limits(
@@ -16,10 +17,33 @@ def check_limits(
         is_number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
         if not is_number or not 0 < limit < float("inf"):
             raise ValueError(f"{name} is {limit!r}; give a finite number above 0.")
+        if name in COUNTED and 1 < limit < 100:
+            raise ValueError(f"{name} is {limit:g}, which is {_count_text(name, limit)}; did you mean {limit:g}e6 "
+                             f"({_count_text(name, limit * 1e6)}) or {limit / 100:g} (a share of the ancestry's)?")
     if type(batch_size) is not int or batch_size < 1:
         raise ValueError(f"batch_size is {batch_size!r}; give a whole number of at least 1.")
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {device!r}, but this machine has no GPU; give device=\"cpu\".")
+
+
+def describe_limits(
+    limits,  # name -> limit
+    batch_size,  # images at once
+    device,  # on which latency is measured
+) -> str:
+    "Say in words what each limit means, with its unit."
+    many = f" for {batch_size} images at once" if batch_size > 1 else ""
+    texts = dict(latency_ms=f"milliseconds{many} on {device}, measured", memory_mb=f"MB (2^20 bytes){many}")
+    return "; ".join(f"{name}: {_count_text(name, limit) if name in COUNTED else f'{limit:g} {texts[name]}'}"
+                     for name, limit in limits.items())
+
+
+def _count_text(name, limit):
+    "A number of parameters or operations, or a share of the ancestry's."
+    if limit <= 1:
+        return f"{limit:.4g} of the ancestry's {COUNTED[name]}"
+    factor, unit = next(((f, u) for f, u in ((1e9, " G"), (1e6, " M"), (1e3, " k")) if limit >= f), (1, ""))
+    return f"{limit / factor:.4g}{unit} {COUNTED[name]}"
 
 
 def check_narrowable(learngene) -> None:

@@ -8,8 +8,9 @@ __all__ = ['Budget', 'TargetGram', 'explained_variance', 'losses_by_heads', 'los
            'whole_layers', 'to_plan', 'build_and_refit', 'fill_time', 'solve', 'inherit']
 
 # %% ../nbs/07_budgeting.ipynb #9df697da
-from .budget_options import LIMITS, check_limits, check_narrowable, refuse_with_budget
+from .budget_options import LIMITS, check_limits, check_narrowable, describe_limits, refuse_with_budget
 from .calibration import calibration_batches
+from .condensing import keep_all
 from .inherited import check_same_ancestry
 from .inheriting import Plan, build, plan, with_heads
 from .matching import warns_once
@@ -39,6 +40,9 @@ class Budget:
 
     def __post_init__(self):
         check_limits(self.limits, self.batch_size, self.device)
+
+    def __repr__(self):
+        return f"Budget({describe_limits(self.limits, self.batch_size, self.device)})"
 
     @property
     def limits(self):
@@ -392,11 +396,12 @@ def fill_time(
 # %% ../nbs/07_budgeting.ipynb #c7841d42
 @warns_once
 def solve(
-    learngene,  # from `condense`; its centroids are the heads to choose from
+    learngene,  # from `condense`: its centroids are the heads to choose from; None = all heads of the ancestry
     budget: Budget,  # the limits
     ancestry,  # the model that was condensed
     images,  # some hundred calibration images
     num_classes=None,  # None keeps the ancestry's classifier, a number makes a fresh one
+    layer_prices=None,  # from `prices`, where they are known
 ) -> Plan:  # for `build` and `refit`
     """Find layers, heads per layer and FFN width per layer within a budget.
 
@@ -407,10 +412,11 @@ def solve(
         raise ValueError(f"budget is {budget!r}; give a Budget, e.g. learngene.Budget(params=0.25).")
     if ancestry is None or images is None:
         raise ValueError("a budget needs the ancestry that was condensed and some images, to price each part.")
+    learngene = keep_all(ancestry) if learngene is None else learngene
     check_same_ancestry(learngene, ancestry)
     check_narrowable(learngene)
     base = learngene.config if num_classes is None else learngene.config | dict(num_classes=num_classes)
-    path = ShrinkPath(base, prices(learngene, ancestry, images), budget)
+    path = ShrinkPath(base, layer_prices or prices(learngene, ancestry, images), budget)
     limits = PathLimits(path)
     first = limits.first_within()
 
@@ -429,7 +435,7 @@ def solve(
 # %% ../nbs/07_budgeting.ipynb #cae85ebe
 @warns_once
 def inherit(
-    learngene,  # from `condense`
+    learngene,  # from `condense`; with a budget also None: all heads of the ancestry
     depth=None,  # layers, 1 to the ancestry's; None = the ancestry's
     heads=None,  # heads in each layer, or a list with one number a layer; None = the ancestry's
     omega=None,  # instead of heads: ancestry heads / descendant heads
@@ -453,6 +459,7 @@ def inherit(
     if budget is not None:
         if not (depth is heads is omega is None and layers == "front"):
             raise ValueError("give a budget or a shape (depth, heads, omega, layers), not both.")
+        learngene = keep_all(ancestry) if learngene is None else learngene
         given = dict(ffn_width=(ffn_width, None), proj=(proj, "paper"), ffn=(ffn, "transform"))
         refuse_with_budget(**given, order=(order, "priority"))
         shape_plan = solve(learngene, budget, ancestry, refit, num_classes)

@@ -41,6 +41,8 @@ class ShrinkReport:
         for name, (unit, text) in UNITS.items():
             if name in self.before and name in self.after:
                 old, new = self.before[name], self.after[name]
+                if name == "flops" and old < 1e9:
+                    unit, text = 2e6, "M multiply-adds"
                 yield text, f"{old / unit:,.3g}", f"{new / unit:,.3g}", f"{new / old:.0%}"
 
     @property
