@@ -51,10 +51,10 @@ class Preparation:
             item = _as_pixels(item, name)
         elif not isinstance(item, (str, Path, bytes, Image.Image)):
             raise ValueError(f"{name} is a {type(item).__name__}; give a file, a PIL image, an array or a tensor.")
-        return self.transform(_decode(item, self.mode, name))
+        return self.transform(_decode_picture(item, self.mode, name))
 
 
-def _decode(item, mode, name):
+def _decode_picture(item, mode, name):
     "Decode a picture. FileNotFoundError, or ValueError for what is no image."
     if isinstance(item, (str, Path)) and not Path(item).expanduser().is_file():
         raise FileNotFoundError(f"there is no image {item}; give the path of a file.")
@@ -132,7 +132,7 @@ def picture_of(item):
     return item[0] if isinstance(item, (list, tuple)) else item
 
 
-def prepare(
+def prepare_pictures(
     pictures,  # a sequence, from `open_pictures`
     indices,  # which of them
     model,  # a vision transformer of timm
@@ -176,9 +176,9 @@ def calibration_sets(
         raise ValueError(f"there are no images in {source}; give at least one.")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
     count = n if n < 8 else min(max_images, max(1, 3 * n // 4))
-    calibration = prepare(pictures, order[:count], model)
+    calibration = prepare_pictures(pictures, order[:count], model)
     rest = order[count : count + max_others]
-    others = prepare(pictures, rest, model, "reading other images") if rest else calibration
+    others = prepare_pictures(pictures, rest, model, "reading other images") if rest else calibration
     return CalibrationSets(calibration, others, bool(rest), source)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from .inputs import open_pictures, prepare
+from .inputs import open_pictures, prepare_pictures
 from .model_notes import class_names
 from .progress import track
 from .vit import eval_mode
@@ -73,7 +73,7 @@ def predict(
     with eval_mode(model), torch.inference_mode():
         for start in track(range(0, len(pictures), batch_size), "predicting"):
             indices = range(start, min(start + batch_size, len(pictures)))
-            x = prepare(pictures, indices, model, "reading images").to(next(model.parameters()))
+            x = prepare_pictures(pictures, indices, model, "reading images").to(next(model.parameters()))
             best = model(x).float().softmax(1).topk(min(top, model.num_classes))
             for i, probabilities, classes in zip(indices, best.values.tolist(), best.indices.tolist()):
                 named = [names[c] for c in classes]
