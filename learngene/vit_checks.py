@@ -1,6 +1,7 @@
 "Whether a model is a vision transformer whose attention heads can be told apart."
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import Attention, VisionTransformer
+from torch import nn
 
 from .families.checks import check_family
 
@@ -21,7 +22,8 @@ def has_plain_attention(
 ) -> bool:
     "Whether a model is a VisionTransformer of plain patches and plain multi-head attention."
     return (isinstance(model, VisionTransformer) and type(model.patch_embed) is PatchEmbed
-            and all(type(b.attn) is Attention and b.attn.gate is None for b in model.blocks))
+            and isinstance(model.patch_embed.norm, nn.Identity) and all(
+                type(b.attn) is Attention and b.attn.gate is None for b in model.blocks))
 
 
 def check_plain_attention(

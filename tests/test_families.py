@@ -3,13 +3,14 @@ import copy
 
 import pytest
 import torch
-from families import EXAMPLES, density_by_loops, family_pictures, make_family
+from families import density_by_loops, family_pictures
 
 import learngene as lg
 from learngene import vit
 from learngene.anatomy import blocks_of, layers_of
 from learngene.families.blocks import shares_heads
 from learngene.families.cuts import cut_heads
+from learngene.families.examples import EXAMPLES, small_model
 from learngene.inherited import check_same_ancestry
 from learngene.inheriting import PROJ, inherit
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Eps")
 @pytest.fixture(scope="module", params=EXAMPLES)
 def ancestry(request):
     "A small model of one family, its images, what it says of them, and its learngene with every head."
-    model = make_family(request.param)
+    model = small_model(request.param)
     images = family_pictures(model)
     with torch.no_grad():
         return model, images, model(images), lg.condense(model, images, eps=1e-9, ffn_eps=1e-9)
@@ -97,3 +98,20 @@ def test_costs_are_those_of_the_model(ancestry):
     model, _, _, learngene = ancestry
     costs = vit.measure(learngene.config)
     assert costs["params"] == vit.count_params(model) and costs["flops"] == vit.count_flops(model)
+
+
+@pytest.mark.parametrize("name", ["rotary, mixed", "EVA-02, packed FFN", "BEiT", "Swin"])
+def test_methods_take_families(name):
+    from learngene import methods
+
+    model = small_model(name)
+    images, shape = family_pictures(model), methods.core.Shape(depth=3, num_classes=4)
+    for method in ("from-scratch", "pretraining-finetuning", "slice", "cluster-learngene"):
+        options = dict(blocks=2) if method == "slice" else {}
+        chosen = methods.core.get(method, **options)
+        if method == "slice" and name == "Swin":
+            with pytest.raises(ValueError, match="stages of different widths"):
+                chosen.condense(model, images)
+            continue
+        child = chosen.expand(chosen.condense(model, images), shape)
+        assert child(images).shape == (3, 4) and len(blocks_of(child)) == 3

@@ -155,3 +155,16 @@ def of_layers(
     if name not in LAYER_AXES:
         return tensor
     return tensor.index_select(LAYER_AXES[name], torch.tensor(list(layers), device=tensor.device))
+
+
+def put_layers(
+    name: str,  # of a tensor outside the layers
+    tensor,  # of a model, changed in place
+    layers: list,  # of that model, from 0
+    part,  # from `of_layers`
+) -> None:
+    "Copy what belongs to some layers into a tensor that all layers share."
+    if name in LAYER_AXES:
+        tensor.index_copy_(LAYER_AXES[name], torch.tensor(layers, device=tensor.device), part)
+    else:
+        tensor.copy_(part)

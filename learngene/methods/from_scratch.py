@@ -6,6 +6,7 @@
 __all__ = ['INITIAL_WEIGHTS', 'descendant_config', 'FromScratch']
 
 # %% ../../nbs/methods/01_from_scratch.ipynb #e97783d7
+from ..families.description import cut_config
 from .core import Shape, register
 from .options import check_options
 from ..shapes import class_count, head_counts, source_layers
@@ -22,10 +23,11 @@ def descendant_config(
 ) -> dict:
     "Describe a descendant without weights. ValueError for a shape that `plan` refuses."
     classes = config["num_classes"] if shape.num_classes is None else class_count(shape.num_classes)
-    sources = source_layers(len(config["heads"]), shape.depth)
+    sources = source_layers(len(config["heads"]), shape.depth, stages=config.get("stages"))
     widths = [config["ffn_width"][s] for s in sources]
-    heads = head_counts([config["heads"][s] for s in sources], shape.heads)
-    return config | dict(heads=heads, ffn_width=widths, num_classes=classes)
+    counts = head_counts([config["heads"][s] for s in sources], shape.heads)
+    heads = [[h % config["heads"][s] for h in range(count)] for s, count in zip(sources, counts)]
+    return cut_config(config, sources, heads, widths, classes)
 
 # %% ../../nbs/methods/01_from_scratch.ipynb #0ebfcdc1
 INITIAL_WEIGHTS = ("timm", "xavier")
@@ -49,9 +51,10 @@ class FromScratch:
         "Make a timm VisionTransformer with weights from PyTorch's global generator."
         model = build_vit(descendant_config(payload, shape), device="cpu")
         if self.weights == "xavier":
-            for module in [model.patch_embed.proj, *(m for m in model.modules() if isinstance(m, nn.Linear))]:
+            embed = getattr(model, "patch_embed", None) or model.embeds
+            for module in [embed.proj, *(m for m in model.modules() if isinstance(m, nn.Linear))]:
                 nn.init.xavier_uniform_(module.weight.data.flatten(1))
-        if model.pos_embed is not None:
+        if getattr(model, "pos_embed", None) is not None:
             nn.init.trunc_normal_(model.pos_embed, std=self.pos_std)
         return model
 

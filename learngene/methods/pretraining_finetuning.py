@@ -8,6 +8,7 @@ __all__ = ['HEAD_CHOICES', 'choose_heads', 'one_of_each', 'PretrainingFinetuning
 # %% ../../nbs/methods/02_pretraining_finetuning.ipynb #f785f3c1
 from ..cluster import HeadCluster
 from ..condensing import gather
+from ..anatomy import blocks_of
 from ..density import mean_attention_distance
 from ..inheriting import plan, share_heads, with_heads
 from .core import Shape, register
@@ -72,7 +73,7 @@ class PretrainingFinetuning(PlannedMethod):
         "Keep the whole ancestry. Images are used for k-means alone."
         check_vit(ancestry)
         generator = torch.default_generator if self.pick is None else torch.Generator().manual_seed(self.pick)
-        counts = [b.attn.num_heads for b in ancestry.blocks]
+        counts = [b.attn.num_heads for b in blocks_of(ancestry)]
         if self.heads == "random":
             orders = [torch.randperm(n, generator=generator).tolist() for n in counts]
         else:

@@ -12,6 +12,7 @@ from .cluster_learngene import ClusterLearngene
 from .core import Shape, register
 from .options import check_options
 from ..tensor_names import layer_of
+from ..vit_checks import check_plain_attention
 
 import dataclasses
 from dataclasses import dataclass
@@ -137,6 +138,7 @@ class ClusterLearngeneReleased(ClusterLearngene):
 
     def condense(self, ancestry, images):
         "Condense into a Learngene; with contiguous slicing its qkv tensors hold runs of rows."
+        check_plain_attention(ancestry, "the released method")
         if self.pixels == "near-constant":
             images = (near_constant(batch, self.mean, self.std) for batch in image_batches(images, 64))
         learngene = super().condense(ancestry, images)

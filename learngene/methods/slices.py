@@ -8,6 +8,8 @@ __all__ = ['RUNS', 'run_start', 'Layers', 'cut_layers', 'place_layers', 'WholeLa
 
 # %% ../../nbs/methods/05_slices.ipynb #99456151
 from ..calibration import image_batches
+from ..families.blocks import blocks_of, to_layers
+from ..families.cuts import of_layers, put_layers
 from .core import Shape, register
 from .from_scratch import INITIAL_WEIGHTS, FromScratch
 from .options import check_options
@@ -60,9 +62,13 @@ def cut_layers(
     scores=None,  # by which they were chosen
 ) -> Layers:
     "Take some layers out of a model, and everything that is no layer."
-    state = ancestry.state_dict()
-    tensors = {n: t.detach().clone() for n, t in state.items() if layer_of(n) is None or layer_of(n) in kept}
-    return Layers(vit_config(ancestry), tensors, list(kept), scores)
+    config, state = vit_config(ancestry), to_layers(ancestry, ancestry.state_dict())
+    if len(set(config.get("stages", [0]))) > 1:
+        raise ValueError(f"a run of layers of a {config['family']} would go through stages of different widths; "
+                         "give an ancestry whose patches are never merged.")
+    tensors = {n: of_layers(n, t, kept).detach().clone() for n, t in state.items()
+               if layer_of(n) is None or layer_of(n) in kept}
+    return Layers(config, tensors, list(kept), scores)
 
 # %% ../../nbs/methods/05_slices.ipynb #fe17b76b
 def place_layers(
@@ -74,7 +80,7 @@ def place_layers(
     "Copy kept tensors into a descendant. ValueError for other head counts in a kept layer."
     state = model.state_dict()
     for layer, place in places.items():
-        heads, own = model.blocks[place].attn.num_heads, payload.config["heads"][layer]
+        heads, own = blocks_of(model)[place].attn.num_heads, payload.config["heads"][layer]
         if heads != own:
             raise ValueError(f"heads asks for {heads} in layer {place + 1} (from 1), which is inherited whole with "
                              f"{own}; only fresh layers can have other numbers.")
@@ -83,7 +89,7 @@ def place_layers(
         if layer is not None:
             state[f"blocks.{places[layer]}.{part_of(name)}"].copy_(t)
         elif with_classifier or not is_classifier(name):
-            state[name].copy_(t)
+            put_layers(name, state[name], list(places.values()), t)
     return model
 
 # %% ../../nbs/methods/05_slices.ipynb #4dc0f905
@@ -95,7 +101,7 @@ class WholeLayers:
     def condense(self, ancestry, images=None):
         "Keep the run and what is no layer. Images are not used."
         check_vit(ancestry)
-        L = len(ancestry.blocks)
+        L = len(blocks_of(ancestry))
         first = run_start(self.run, self.fitting_blocks(L, "ancestry"), L)
         return cut_layers(ancestry, range(first, first + self.blocks))
 
@@ -234,7 +240,8 @@ class AutoLearngeneCKA(WholeLayers):
     def condense(self, ancestry, images):
         "Keep the first run with the highest mean score. ValueError for fewer than 4 images."
         check_vit(ancestry)
-        n = len(ancestry.blocks) - self.fitting_blocks(len(ancestry.blocks), "ancestry") + 1
+        n = len(blocks_of(ancestry))
+        n = n - self.fitting_blocks(n, "ancestry") + 1
         scores = cka_scores(ancestry, self.reference or ancestry, images, self.score_images)
         first = max(range(n), key=lambda i: sum(scores[i:i + self.blocks]))
         return cut_layers(ancestry, range(first, first + self.blocks), scores)

@@ -9,7 +9,7 @@ __all__ = ['TalkingHeads', 'WeightTransformation', 'Distillation', 'MiniPayload'
 from .core import Shape, register
 from .from_scratch import FromScratch
 from ..vit import ffn_width_of, vit_config
-from ..vit_checks import check_vit
+from ..vit_checks import check_plain_attention
 
 import copy
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ class MiniViT(FromScratch):
 
     def condense(self, ancestry, images=None):
         "Keep the architecture without class token, and the teacher. Images are not used."
-        check_vit(ancestry)
+        check_plain_attention(ancestry, "MiniViT")
         if ancestry.num_classes < 1:
             raise ValueError("the ancestry has no classifier, so it cannot teach; give one with classes.")
         pooled = dict(model="VisionTransformer", class_token=False, reg_tokens=0, global_pool="avg", pool_heads=None,
