@@ -37,11 +37,11 @@ def training_budget(
         return "Nothing is trained here."
     epochs = _range([r["meta_info"]["recipe"]["train"]["epochs"] for r in trained])
     steps = _range([steps_of(r) for r in trained])
-    ours = f"A run here takes {steps} optimiser steps ({epochs} epoch{'s' * (epochs != '1')})"
+    budget = f"A run here takes {steps} optimiser steps ({epochs} epoch{'s' * (epochs != '1')})"
     return (
-        f"{ours}; the paper's about {round(paper_steps(), -3):,} (50 epochs of ImageNet)."
+        f"{budget}; the paper's about {round(paper_steps(), -3):,} (50 epochs of ImageNet)."
         if has_numbers()
-        else f"{ours}."
+        else f"{budget}."
     )
 
 

@@ -1,12 +1,10 @@
 "What the project publishes: its committed records, and the pictures and sentences that the README makes of them."
 
-from collections import Counter
-
 import pandas as pd
 
 from .ledger import Ledger
 from .recipe import Sweep
-from .tables import Results, verdict
+from .tables import Results, differences, judge_together
 
 
 def committed(profile):
@@ -75,17 +73,30 @@ def draw_sizes(profiles, ax):
     return ax
 
 
-def count_verdicts(effects, method):
-    """Say how often a method is better or worse than each other one.
+def judge_rows(frames, method):
+    """Judge, for each frame and each other method in it, the claim that `method` beats it.
 
-    `effects` are rows of `tables.against`, one for each column of a table and method; several tables may be joined.
+    `frames` maps names to frames of `tables.to_frame` with a label `images`. All are judged together, by the rule of
+    claims; the result maps (frame's name, other method) to a judged claim.
     """
-    phrases = []
-    for other, rows in effects.groupby("method", sort=False):
-        counts = Counter(verdict(row) for _, row in rows.iterrows())
-        parts = [f"{word} in {counts[word]}" for word in ("better", "worse", "no clear difference") if counts[word]]
-        phrases.append(f"{other}: {', '.join(parts)} of {len(rows)}")
-    return f"{method}, compared seed by seed (95 % intervals) with " + "; ".join(phrases) + "."
+    others = {name: [m for m in frame.method.unique() if m != method] for name, frame in frames.items()}
+    pairs = [(name, other) for name, methods in others.items() for other in methods]
+    return judge_together({(name, other): differences(frames[name], method, [other]) for name, other in pairs})
+
+
+def describe_rows(judged, method):
+    "Say what `judge_rows` gives, with the mean effect of each, in points."
+    phrases = {}
+    for (name, other), c in judged.items():
+        phrases.setdefault(name, {}).setdefault(c["verdict"], []).append(f"{other} ({c['difference']:+.1f})")
+    said = [
+        f"{name}: " + "; ".join(f"{word} for {', '.join(rows)}" for word, rows in verdicts.items())
+        for name, verdicts in phrases.items()
+    ]
+    return (
+        f"That {method} beats the other row, compared seed by seed and corrected for all {len(judged)} verdicts "
+        f"together, with the mean difference in points. {'. '.join(said)}."
+    )
 
 
 def to_markdown(frame):

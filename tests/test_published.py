@@ -4,7 +4,7 @@ import matplotlib.figure
 import pandas as pd
 import pytest
 
-from learngene.published import committed, count_verdicts, draw_sizes, records_of, sizes, to_markdown
+from learngene.published import committed, describe_rows, draw_sizes, judge_rows, records_of, sizes, to_markdown
 
 
 def test_your_own_records_are_left_out(tmp_path, monkeypatch):
@@ -35,14 +35,25 @@ def test_the_picture_names_every_line():
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["digits, budget", "digits, first layers"]
 
 
-def test_verdicts_are_counted():
-    def effect(method, difference, p):
-        return dict(images="x", method=method, difference=difference, low=0, high=0, p=p, n=3)
+def test_rows_are_judged_together():
+    def frame(**accuracies):
+        rows = [dict(method=m, seed=s, images="all", accuracy=a) for m, values in accuracies.items()
+                for s, a in enumerate(values)]
+        return pd.DataFrame(rows)
 
-    effects = pd.DataFrame([effect("a", 1, 0.01), effect("a", 2, 0.5), effect("a", 1, 0.02), effect("b", -1, 0.01)])
-    assert count_verdicts(effects, "ours") == (
-        "ours, compared seed by seed (95 % intervals) with a: better in 2, "
-        "no clear difference in 1 of 3; b: worse in 1 of 1."
+    clear = frame(learngene=[0.90, 0.91, 0.92, 0.93], scratch=[0.80, 0.81, 0.82, 0.8301])
+    small = frame(learngene=[0.90, 0.91, 0.92, 0.93], scratch=[0.90, 0.90, 0.90, 0.90])  # p = 0.06
+    judged = judge_rows({"x": clear, "y": small}, "learngene")
+    assert {pair: c["verdict"] for pair, c in judged.items()} == {
+        ("x", "scratch"): "holds",
+        ("y", "scratch"): "undecided",
+    }
+    border = frame(learngene=[0.90, 0.91, 0.92, 0.93], scratch=[0.89, 0.89, 0.89, 0.89])  # p = 0.03: clear when alone
+    assert judge_rows({"x": border}, "learngene")["x", "scratch"]["verdict"] == "holds"
+    assert judge_rows({"x": border, "y": small}, "learngene")["x", "scratch"]["verdict"] == "undecided"
+    assert describe_rows(judged, "learngene") == (
+        "That learngene beats the other row, compared seed by seed and corrected for all 2 verdicts together, with the "
+        "mean difference in points. x: holds for scratch (+10.0). y: undecided for scratch (+1.5)."
     )
 
 

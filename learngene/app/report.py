@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..captions import caveats, describe_ancestries, describe_data
-from ..claims import VERDICTS
+from ..claims import VERDICTS, rule_note
 from ..files import write_atomic
 from ..ledger import read_record
 from ..paper import has_numbers, published_sentences
@@ -50,6 +50,7 @@ def write_report(folder) -> Path:
         runs=[_row(*item) for item in records],
         counts=Counter(store for _, store, _ in records),
         verdicts=_verdicts(folder, shown),
+        rule_note=rule_note(),
         **_summary([record for *_, record in records]),
     )
     return write_atomic(folder / "report.html", page)
@@ -179,6 +180,7 @@ def _verdicts(folder, cards):
             kind=_kind(r["verdict"]),
             effect=r["effect (points)"],
             interval=r["95 % interval"],
+            first_rule=r.get("by the first rule", ""),
             table=r["shown in"],
             link=links.get(r["shown in"]),
         )
