@@ -6,7 +6,7 @@
 __all__ = ['shipped', 'load_ancestry', 'expects', 'stated_classes', 'new_model']
 
 # %% ../nbs/01_ancestry.ipynb #dd32bd96
-from .ancestry_sources import from_folder, from_timm
+from .ancestry_sources import find_source, from_folder, from_timm
 from .files import CONFIG
 from .labels import normal_name
 from .model_notes import note_origin
@@ -28,23 +28,23 @@ def shipped() -> dict:  # name -> folder
 def load_ancestry(
     name_or_path,  # a name of `shipped()` or `timm.list_models()`, or a folder
     pretrained=True,  # False: the same architecture with random weights
+    allow_nonfinite=False,  # load NaN and infinite weights, too
     **kw,  # more arguments for `timm.create_model`; a folder of the library's takes `img_size` alone
 ):  # a timm VisionTransformer in eval mode
     """Load a trained vision transformer.
 
-    Raises TypeError when it has no separate heads, ValueError for an unknown name, FileNotFoundError for an absent
-    folder, and OSError when weights cannot be fetched.
+    Raises TypeError when it has no separate heads, ValueError for an unknown name, a damaged folder or weights that
+    are not finite, FileNotFoundError for an absent folder, and OSError when weights cannot be fetched.
     """
     name, path = str(name_or_path), Path(name_or_path).expanduser()
     path = shipped().get(name, path)
-    if path.is_dir():
-        model = from_folder(path, pretrained, kw)
-    elif isinstance(name_or_path, Path) or name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"there is no folder {name}; give the path of an existing one.")
+    is_folder = find_source(name_or_path, path, shipped())
+    if is_folder:
+        model = from_folder(path, pretrained, kw, allow_nonfinite)
     else:
-        model = from_timm(name, pretrained, kw, also_known=shipped())
+        model = from_timm(name, pretrained, kw, allow_nonfinite)
     check_vit(model)
-    note_origin(model, path.name if path.is_dir() else name)
+    note_origin(model, path.name if is_folder else name)
     return model.eval()
 
 # %% ../nbs/01_ancestry.ipynb #0d94ab3e

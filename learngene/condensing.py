@@ -20,6 +20,7 @@ from .tensor_names import layer_of, part_of
 from .vit import fingerprint, vit_config
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -58,10 +59,10 @@ class Learngene:
         return save_tensors(path, "learngene", self.tensors, to_json(self))
 
     @classmethod
-    def load(cls, path):
-        "Load what `save` wrote. ValueError for truncated or foreign files."
-        tensors, values = load_tensors(path, "learngene")
-        return cls(tensors=tensors, **from_json(values))
+    def load(cls, path, allow_nonfinite=False):
+        "Load what `save` wrote. ValueError for truncated or foreign files, and for NaN."
+        tensors, values = load_tensors(path, "learngene", allow_nonfinite)
+        return cls(tensors=tensors, **from_json(values, tensors, Path(path)))
 
 # %% ../nbs/04_condensing.ipynb #b24480ce
 def head_rows(

@@ -188,8 +188,8 @@ def save_tensors(path, format, tensors, config):
     return path
 
 
-def load_tensors(path, format, allow_nonfinite=False):
-    """Read what `save_tensors` wrote, as (tensors, config).
+def load_tensors(path, format, allow_nonfinite=False, dtype=None):
+    """Read what `save_tensors` wrote, as (tensors, config); convert tensors to `dtype`.
 
     ValueError for anything else, and for NaN and infinite weights unless they are allowed.
     """
@@ -206,6 +206,7 @@ def load_tensors(path, format, allow_nonfinite=False):
         tensors = load_file(file)
     except (SafetensorError, ValueError, OSError, RuntimeError) as e:
         raise ValueError(f"{file} is truncated or not a safetensors file ({e}); fetch or save it again.") from None
+    tensors = {name: t.to(dtype) if dtype and t.is_floating_point() else t for name, t in tensors.items()}
     if not allow_nonfinite:
         check_finite(tensors, file)
     return tensors, config
@@ -214,9 +215,17 @@ def load_tensors(path, format, allow_nonfinite=False):
 def check_finite(tensors, source):
     "Raise ValueError, which names source and tensor, for NaN and infinite weights."
     for name, t in tensors.items():
-        if t.is_floating_point() and not t.isfinite().all():
+        if t.is_floating_point() and not (t if t.itemsize > 1 else t.float()).isfinite().all():
             raise ValueError(f"{source}: {name} holds values that are NaN or infinite; fetch or train it again, or "
                              "load it with allow_nonfinite=True.")
+
+
+def check_types(tensors, wanted, source):
+    "Raise ValueError, which names source and tensor, for whole numbers in place of weights."
+    for name, t in tensors.items():
+        if name in wanted and t.is_floating_point() != wanted[name].is_floating_point():
+            raise ValueError(f"{source}: {name} is of type {t.dtype}, wanted {wanted[name].dtype}; fetch or save it "
+                             "again.")
 
 
 def check_no_pointer(file):
@@ -236,27 +245,28 @@ def read_config(path, format):
         raise FileNotFoundError(f"there is no folder {path}.")
     if not file.is_file():
         raise FileNotFoundError(f"{path} has no {CONFIG}; it was not saved by learngene.")
-    config = read_json(file, "fetch or save it again")
+    config = read_json(file, "fetch or save it again", finite=False)  # a report may hold NaN
     stated = config.get("format") if isinstance(config, dict) else None
     if stated != format:
         hint = {"learngene": " Load it with Learngene.load.", "learngene-vit": " Load it with load_ancestry."}
-        raise ValueError(f"{file} is of format {shorten(stated)}, wanted {format!r}.{hint.get(str(stated), '')}")
+        raise ValueError(f"{file} is of format {shorten(stated)}, wanted {format!r}; give another folder."
+                         f"{hint.get(str(stated), '')}")
     if config.get("schema") != SCHEMA or isinstance(config["schema"], bool):
         raise ValueError(f"{file} has schema {shorten(config.get('schema'))}, this version reads {SCHEMA}: "
                          "update learngene.")
     return config
 
 
-def read_json(path, remedy):
+def read_json(path, remedy, finite=True):
     """Read a JSON file strictly.
 
     ValueError names the file and the remedy when it is truncated, has a key twice, or numbers that are not finite.
     """
+    strict = dict(parse_constant=_refuse_constant, parse_float=_finite_float) if finite else {}
     path = Path(path)
     check_no_pointer(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant,
-                          parse_float=_finite_float)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique, **strict)
     except (ValueError, RecursionError) as e:
         reason = "nested too deeply" if isinstance(e, RecursionError) else e
         raise ValueError(f"{path} is truncated or not JSON ({reason}); {remedy}.") from None

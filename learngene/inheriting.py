@@ -271,6 +271,7 @@ def save_descendant(
 
 def load_descendant(
     path,  # a folder that `save_descendant` wrote
+    allow_nonfinite=False,  # load NaN and infinite weights, too
 ):  # a timm VisionTransformer in eval mode
-    "Load a descendant. ValueError for truncated or foreign files."
-    return load_vit(path)
+    "Load a descendant. ValueError for truncated or foreign files, and for NaN unless allowed."
+    return load_vit(path, allow_nonfinite=allow_nonfinite)

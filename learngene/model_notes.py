@@ -38,6 +38,26 @@ def write_notes(
     model.pretrained_cfg = noted | dict(input_size=tuple(input_size), num_classes=model.num_classes)
     if notes.get("origin"):
         model.origin = notes["origin"]
+    model._model_args = OwnArchitecture(getattr(model, "_model_args", {}))
+
+
+class OwnArchitecture:
+    "Arguments of an architecture that timm cannot write down, since heads may be cut."
+
+    def __init__(self, args):
+        self.args = dict(args)
+
+    def keys(self):
+        "List the arguments' names."
+        return self.args.keys()
+
+    def __getitem__(self, name):
+        return self.args[name]
+
+    def items(self):
+        "Raise TypeError where timm's `save_for_hf` asks."
+        raise TypeError("timm's save_for_hf writes an architecture's name, and this model's heads and FFN widths are "
+                        "its own; save it with learngene.save_descendant(model, FOLDER).")
 
 
 def _plain(value):
@@ -55,12 +75,18 @@ def reports_of(
 def attach_reports(
     model,  # changed in place
     kept: dict,  # what was saved beside the weights
+    file,  # where it was saved
 ) -> None:
-    "Put back what `reports_of` collected."
+    "Put back what `reports_of` collected. ValueError, with the file, when it is none."
     if "report" in kept:
         from .shrink_report import ShrinkReport
 
-        model.report = ShrinkReport.from_dict(kept["report"])
+        try:
+            model.report = ShrinkReport.from_dict(kept["report"])
+            repr(model.report)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+            raise ValueError(f"{file}: extra.report is no report of `shrink` ({type(e).__name__}: {e}); "
+                             "fetch or save the folder again.") from None
 
 
 def note_origin(

@@ -125,11 +125,11 @@ def explain(
     field, hint = find_field(first["loc"], model)
     if first["type"] in UNKNOWN_KEY:
         *parents, key = first["loc"]
-        known = fields_of(find_field(parents, model)[1])
-        place = "".join(f"{shorten(parent, quote=False)}: " for parent in parents)
+        known = fields_of(type_at(parents, model))
+        place = f"{place_of(parents)}: " if parents else ""
         return f"{place}unknown key {shorten(key)}{near(key, known)}; known are {', '.join(known)}."
     if first["type"] == "missing":
-        return f"{'.'.join(field)!r} is missing."
+        return f"{place_of(first['loc'])!r} is missing."
     same = [p for p in problems if p["loc"][: len(field)] == field]
     problem = max(same, key=lambda p: len(p["loc"]))  # each type of a union has one: that of the type that fits best
     inside = problem["loc"][len(field) + (len(types_of(hint)) > 1):]
@@ -162,6 +162,21 @@ def find_field(loc, model):
         names.append(name)
         model = known.get(name)
     return tuple(names), model
+
+
+def type_at(loc, model):
+    "The type at a place, also of a list's elements and a dict's values."
+    for step in loc:
+        kind = types_of(model)[0]
+        inner = get_args(kind)[-1] if get_origin(kind) in (list, dict) else None
+        model = inner or fields_of(kind).get(step)
+    return types_of(model)[0]
+
+
+def place_of(loc) -> str:
+    "Write the keys and indices that lead to a place, e.g. clusters[0].mean."
+    steps = [f"[{step}]" if isinstance(step, int) else f".{shorten(step, quote=False)}" for step in loc]
+    return "".join(steps).removeprefix(".")
 
 
 def fields_of(model) -> dict:

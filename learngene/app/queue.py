@@ -7,7 +7,7 @@ from functools import partial
 from .. import methods, running
 from ..ancestry import shipped
 from ..checkpoints import CheckpointPolicy, Paused
-from ..files import is_first_process, read_config
+from ..files import is_first_process
 from ..ledger import read_record
 from ..parallel import each, without_frames
 from ..places import check_places
@@ -15,7 +15,7 @@ from ..processes import broadcast_flag
 from ..provenance import code_version, source_digest
 from ..recipe import Recipe, Sweep, find_recipe, recipe_files
 from ..running import ResolvedRun, run_of_ancestry
-from ..vit import VIT_FORMAT
+from ..vit import vit_extra
 
 # The tables in order of value: what says most about the method first. Others follow, in their own order.
 TABLES_BY_VALUE = (
@@ -250,7 +250,7 @@ def attempt_job(
 def _train_ancestry(job, ledger, options):
     "Train an ancestry, unless its weights are there, and put its record into the ledger."
     folder = running.ensure_trained(ResolvedRun(job.recipe), **options)
-    record = read_config(folder, VIT_FORMAT)["extra"]["record"]
+    record = vit_extra(folder).get("record")
     if is_first_process():
         ledger.add(record)
     return record

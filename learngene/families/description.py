@@ -51,7 +51,13 @@ def _architecture(model):
 
 def _arguments(model):
     "What timm was told beside the architecture's name, without the classes."
-    args = {k: v for k, v in get_model_args(model).items() if k not in ("num_classes", "pruned", "features_only")}
+    noted = getattr(model, "_model_args", {})
+    model._model_args = dict(noted)  # what `build_vit` notes keeps timm from writing it down as it is
+    try:
+        args = get_model_args(model)
+    finally:
+        model._model_args = noted
+    args = {k: v for k, v in args.items() if k not in ("num_classes", "pruned", "features_only")}
     return {name: _written(name, value) for name, value in args.items()}
 
 
