@@ -21,6 +21,7 @@ _API = {
     "running": ["run", "run_all"],
     "shrinking": ["shrink"],
     "predicting": ["predict"],
+    "sharing": ["save_pretrained", "from_pretrained", "push_to_hub", "export"],
 }
 _HOME = {name: module for module, names in _API.items() for name in names}
 _MODULES = [*_API, "methods", "vit", "tables", "app"]

@@ -2,6 +2,7 @@
 import os
 import pickle
 import sys
+from contextlib import nullcontext
 
 import timm
 import torch
@@ -10,6 +11,7 @@ from safetensors import SafetensorError
 from .families.checks import why_refused
 from .files import CONFIG, check_finite, near, read_config, read_json, shorten
 from .folder_schema import check_hub_folder, check_vit_folder
+from .hub import without_retries
 from .vit import VIT_FORMAT, build_described, build_vit, load_vit
 from .wrong_paths import explain_absent, explain_file, explain_folder
 
@@ -140,7 +142,8 @@ def from_timm(
         check_architecture(architecture)
         _check_tag(architecture, tag)
     try:
-        model = timm.create_model(name, pretrained=pretrained, **arguments)
+        with without_retries() if pretrained else nullcontext():
+            model = timm.create_model(name, pretrained=pretrained, **arguments)
     except OSError as error:  # every failed download is one
         hint = f" Is {name.removeprefix('hf-hub:')!r} its name on the hub?" if name.startswith("hf-hub:") else ""
         raise OSError(f"the weights of {name!r} could not be fetched ({_in_short(error)}). Without a network, give a "

@@ -159,24 +159,30 @@ def check_path(path):
                          f"most {limit} are possible); give a shorter one.")
 
 
-def check_folder(path, megabytes=0.0):
-    "Raise unless a model can be saved as folder `path`; ask before training."
+def check_folder(path, megabytes=0.0, also=()):
+    """Raise unless a model can be saved as folder `path`; ask before training.
+
+    Files named in `also` may lie there, since they are replaced.
+    """
     check_writable(path, megabytes, is_folder=True)
     path = Path(path)
-    others = sorted(p.name for p in path.iterdir() if p.name not in (TENSORS, CONFIG)) if path.is_dir() else []
+    others = sorted(p.name for p in path.iterdir() if p.name not in (TENSORS, CONFIG, *also)) if path.is_dir() else []
     if others:
         raise ValueError(f"{path} holds other files, which saving would remove ({', '.join(others[:3])}); "
                          "give the name of a new folder.")
 
 
-def save_tensors(path, format, tensors, config):
-    "Save a dict of tensors and a JSON-able config as folder `path`, marked as `format`."
+def save_tensors(path, format, tensors, config, texts=None):
+    """Save a dict of tensors and a JSON-able config as folder `path`, marked as `format`.
+
+    `texts` maps names of further files to their content; a file there whose content is None is left out.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
     text = json.dumps(dict(format=format, schema=SCHEMA, **config), indent=1)
-    check_folder(path, sum(t.numel() * t.element_size() for t in tensors.values()) / 2**20)
+    check_folder(path, sum(t.numel() * t.element_size() for t in tensors.values()) / 2**20, also=texts or ())
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     with atomic_folder(path) as folder, explained(path):
         try:
@@ -185,6 +191,9 @@ def save_tensors(path, format, tensors, config):
             raise OSError(str(e)) from None
         (folder / TENSORS).chmod(0o644)
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+        for name, content in (texts or {}).items():
+            if content is not None:
+                (folder / name).write_text(content, encoding="utf-8")
     return path
 
 

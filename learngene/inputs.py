@@ -38,12 +38,12 @@ class Preparation:
         if channels not in (1, 3):
             raise ValueError(f"the model takes {channels} channels, which no picture has; give tensors.")
         self.mode = "L" if channels == 1 else "RGB"
-        self.transform, self.embed = create_transform(**config, is_training=False), model.patch_embed
+        self.transform, self.model = create_transform(**config, is_training=False), model
 
     def __call__(self, item, name="the image"):
         "Prepare a file, PIL image or array (H, W[, C]); ValueError, with `name`, for anything else."
         if isinstance(item, torch.Tensor) and item.is_floating_point():
-            check_images(item[None] if item.ndim == 3 else item, self.embed)
+            check_images(item[None] if item.ndim == 3 else item, self.model)
             return item
         if isinstance(item, torch.Tensor):
             item = item.movedim(0, -1).numpy() if item.ndim == 3 and item.shape[0] in (1, 3, 4) else item.numpy()
@@ -146,7 +146,7 @@ def prepare_pictures(
         if not (isinstance(item, torch.Tensor) and item.is_floating_point()):
             preparation = preparation or Preparation(model)
             item = preparation(item, str(item) if isinstance(item, (str, Path)) else f"image {i}")
-        check_images(item[None], model.patch_embed)
+        check_images(item[None], model)
         tensors[row] = item
     return tensors
 
