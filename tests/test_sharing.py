@@ -97,9 +97,9 @@ def test_both_folders_open_without_learngene(saved):
     wanted = [model(eval(x)).detach()[0].tolist() for model in (small, short)]
     code = f"from modeling import load_model\nm = load_model(); print(m({x}).tolist()[0])"
     assert without_learngene(code, folder) == pytest.approx(wanted[0], abs=1e-5)
-    code = (f"import timm\nm = timm.create_model('local-dir:{short_folder}', pretrained=True).eval()\n"
-            f"c = timm.data.resolve_model_data_config(m)\nprint([m({x}).tolist()[0], list(c['input_size']), "
-            "list(m.pretrained_cfg['label_names'])])")
+    code = (f"import timm\nm = timm.create_model('local-dir:{short_folder}', pretrained=True).eval()\nimport json\n"
+            f"c = timm.data.resolve_model_data_config(m)\nprint(json.dumps([m({x}).tolist()[0], list(c['input_size']), "
+            "list(m.pretrained_cfg['label_names'])]))")
     outputs, size, names = without_learngene(code, folder)
     assert outputs == pytest.approx(wanted[1], abs=1e-5) and size == [3, 32, 32] and names[1] == "bee"
     assert not (short_folder / "modeling.py").exists()
