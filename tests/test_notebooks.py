@@ -15,6 +15,7 @@ warm = pytest.importorskip("warm")
 ROOT = Path(__file__).parents[1]
 ALL = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 TEACHING = [p for p in ALL if p.parent.name != "paper"]
+PAPER = [p for p in ALL if p.parent.name == "paper"]
 
 
 def read(path):
@@ -104,3 +105,56 @@ def test_a_paper_notebook_runs_with_papermill(tmp_path, monkeypatch, capsys):
     run_notebook(notebooks()["figure2"], tmp_path / "out.ipynb", parameters)
     assert (tmp_path / "smoke/tables/figure2.json").is_file()
     assert any("injected-parameters" in c["metadata"].get("tags", []) for c in read(tmp_path / "out.ipynb")["cells"])
+
+
+# --- parameters that papermill injects
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda p: p.stem)
+def test_a_paper_notebook_checks_what_papermill_injects(path):
+    "Papermill warns of a parameter that it does not find, runs the defaults, and exits with 0."
+    code = [c for c in read(path)["cells"] if c["cell_type"] == "code"]
+    tagged = next(i for i, c in enumerate(code) if "parameters" in c["metadata"].get("tags", []))
+    assert "".join(code[tagged + 1]["source"]).splitlines()[-1] == "check_injected()"
+
+
+DECLARED = 'profile = "digits"  # folder\nfresh = False\nworkers = 0\nresults = ""'
+
+
+@pytest.mark.parametrize(
+    "cells, says",
+    [
+        (["", DECLARED, "check"], None),  # interactive
+        (["", "1 + 1", DECLARED, "import x", "check"], None),
+        (["check"], None),
+        (["", DECLARED, '# Parameters\nprofile = "pico"\nworkers = 2\n', "check"], None),
+        (["", DECLARED, '# Parameters\nprofil = "pico"\n', "check"], "no parameter 'profil' .did you mean 'profile'"),
+        (["", DECLARED, '# Parameters\nnonsense = 1\n', "check"], "has no parameter 'nonsense'; it has profile, fresh"),
+        (["", DECLARED, '# Parameters\nworkers = "2"\n', "check"], "workers is '2', wanted int, as in workers=0"),
+        (["", DECLARED, "# Parameters\nfresh = 1\n", "check"], "fresh is 1, wanted bool"),
+        (["", DECLARED, "# Parameters\nfresh = None\n", "check"], "fresh is None, wanted bool"),
+        (["", DECLARED, "# Parameters\nfresh = float('nan')\n", "check"], "nothing but NAME = literal"),
+    ],
+)
+def test_injected_parameters(monkeypatch, cells, says):
+    import builtins
+    from types import SimpleNamespace
+
+    from learngene.parameters import check_injected
+
+    check_injected()  # no IPython at all
+    monkeypatch.setattr(builtins, "get_ipython", lambda: SimpleNamespace(user_ns=dict(In=cells)), raising=False)
+    if says is None:
+        return check_injected()
+    with pytest.raises(ValueError, match=says):
+        check_injected()
+
+
+def test_papermill_itself_does_not_make_another_table(tmp_path):
+    import subprocess
+    import sys
+
+    path = notebooks()["figure2"]
+    command = [sys.executable, "-m", "papermill", path, tmp_path / "out.ipynb", "-p", "profil", "pico"]
+    done = subprocess.run([*command, "--cwd", path.parent], capture_output=True, text=True)
+    assert done.returncode != 0 and "this notebook has no parameter 'profil' (did you mean 'profile'?)" in done.stderr

@@ -1,6 +1,5 @@
 "The paper notebooks: where they are, which parameters they take, and how one or several of them run."
 
-import ast
 import contextlib
 import io
 import json
@@ -10,7 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from ..files import near, project_root
+from ..files import project_root
+from ..parameters import check_values, literals_of
 
 
 class NotebookLacksInput(RuntimeError):
@@ -41,25 +41,12 @@ def parameters_of(path):
     tagged = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise ValueError(f"{path} has {len(tagged)} cells tagged 'parameters', wanted exactly one.")
-    try:
-        assignments = ast.parse(tagged[0]).body  # NAME = literal, or NAME: type = literal
-        targets = [(a.target if isinstance(a, ast.AnnAssign) else a.targets[0]).id for a in assignments]
-        return {name: ast.literal_eval(a.value) for name, a in zip(targets, assignments)}
-    except (SyntaxError, ValueError, AttributeError):
-        raise ValueError(f"{path}: the parameters cell may hold nothing but NAME = literal.") from None
+    return literals_of(tagged[0], f"{path}: the parameters cell")
 
 
 def check_parameters(path, values):
     "Raise ValueError unless every value fits a parameter of the notebook, by name and type."
-    known, name_of_file = parameters_of(path), Path(path).name
-    for name, value in values.items():
-        if name not in known:
-            raise ValueError(f"{name_of_file} has no parameter {name!r}{near(name, known)}; it has {', '.join(known)}.")
-        if type(value) is not type(known[name]):
-            raise ValueError(
-                f"{name_of_file}: {name} is {value!r}, wanted {type(known[name]).__name__}, "
-                f"as in {name}={known[name]!r}."
-            )
+    check_values(parameters_of(path), values, Path(path).name)
 
 
 def sweeps_shown(path, values):
