@@ -19,7 +19,7 @@ from .decoding import ENDINGS, decode_image
 from .files import near
 from .folders import walk_files
 from .input_specs import spec_for
-from .model_notes import input_config, input_size_of
+from .model_notes import class_names, input_config, input_size_of
 from .progress import track
 
 FORMS = ("a tensor, a Dataset, a DataLoader, a folder, a name such as 'folder:pets', 'parquet:pets' or 'hub:org/name', "
@@ -191,3 +191,28 @@ def _first_images(batches, count, model):
         if count <= 0:
             break
     return torch.cat(held) if held else torch.empty(0)
+
+
+def labelled_data(
+    name,  # a folder with class folders, a dataset's name, or Data
+    model,  # a classifier
+) -> Data:
+    "Load labelled images as a classifier takes them; ValueError for other classes."
+    if isinstance(name, Data):
+        data = name
+    else:
+        path = Path(name).expanduser()
+        layout = folder_layout(path) if path.is_dir() else None
+        if path.is_dir() and layout is None:
+            raise ValueError(f"{path} holds no train/ with a folder a class, and no Parquet shards; images without "
+                             "labels cannot be evaluated.")
+        data = load_data(spec_for(model, f"{layout}:{path.name}", path=str(path)) if layout else
+                         spec_for(model, str(name)))
+    names = class_names(model)
+    if len(data.classes) != model.num_classes:
+        raise ValueError(f"{data.name} has {len(data.classes)} classes, the model {model.num_classes}; give the images "
+                         "it was trained on, or train it on these.")
+    if names and set(names) == set(data.classes) and names != data.classes:
+        raise ValueError(f"{data.name} has the model's classes in another order; name its folders so that the "
+                         "alphabetical order is the model's.")
+    return data

@@ -1,8 +1,6 @@
 """Run the paper's tables and figures, single recipes, and reports."""
 
-import functools
 import json
-import os
 import re
 import sys
 import time
@@ -13,7 +11,8 @@ import typer
 
 from .. import __version__
 from ..files import check_writable, is_first_process, near, project_root, shorten
-from ..optional import install_hint
+from . import models  # noqa: F401  its commands come first
+from .command import app, command
 from .notebooks import (
     NotebookLacksInput,
     check_parameters,
@@ -23,7 +22,6 @@ from .notebooks import (
     sweeps_shown,
 )
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 _started = time.monotonic()  # of the command, for --minutes
 
 # Options that several commands share
@@ -62,25 +60,6 @@ def main(argv=None):
             raise
 
 
-def command(function):
-    "Register a command of the application, with its errors in one line on standard error."
-
-    @functools.wraps(function)
-    def run_command(*args, **kwargs):
-        try:
-            function(*args, **kwargs)
-            sys.stdout.flush()
-        except KeyboardInterrupt:
-            print("\ninterrupted; finished runs are kept, and the same command resumes the others", file=sys.stderr)
-            sys.exit(130)
-        except BrokenPipeError:  # the reader has seen enough, as in `learngene list | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError, AssertionError, ImportError) as e:
-            sys.exit("learngene: " + " ".join(f"{str(e) or type(e).__name__}{_install_hint(e)}".split()))
-
-    return app.command(name=function.__name__.removesuffix("_"))(run_command)
-
-
 def _complete_fresh(arguments):
     """Give `--fresh` its value `all` where none follows.
 
@@ -88,14 +67,6 @@ def _complete_fresh(arguments):
     """
     is_bare = [a == "--fresh" and (b is None or b.startswith("-")) for a, b in zip(arguments, [*arguments[1:], None])]
     return ["--fresh=all" if bare else str(a) for a, bare in zip(arguments, is_bare)]
-
-
-def _install_hint(error):
-    "Say what to install for a missing package, unless the error does."
-    package = (getattr(error, "name", None) or "").partition(".")[0] if isinstance(error, ImportError) else ""
-    if not package or "pip install" in str(error):
-        return ""
-    return ": " + install_hint(package)
 
 
 @app.callback(invoke_without_command=True)

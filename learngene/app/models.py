@@ -1,0 +1,280 @@
+"Commands for people with a model: make it smaller, use it, export it."
+
+import functools
+import inspect
+import json
+import re
+import tokenize
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .command import command
+
+
+def comments_of(module, function):
+    "Map parameters of a library function to their comments, without importing the module."
+    comments, inside = {}, False
+    with open(Path(__file__).parents[1] / f"{module}.py", "rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type == tokenize.NAME and re.match(rf"def {function}\(", token.line):
+                inside = True
+            if inside and token.type == tokenize.COMMENT and (match := re.match(r"    (\w+)", token.line)):
+                comments[match[1]] = token.string.strip("# ")
+            if inside and token.line.startswith(")"):
+                return comments
+    raise ValueError(f"there is no function {function} in {module}.py.")
+
+
+SHRINK = comments_of("shrinking", "shrink")
+Model = Annotated[str | None, typer.Argument(help="A timm name, a folder, or a name of `learngene list`.")]
+Images = Annotated[str | None, typer.Argument(help="A folder of images, or folder:NAME, parquet:NAME, hub:ORG/NAME.")]
+To = Annotated[str | None, typer.Option(help="Folder to write.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Draw no progress bars.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check model, images and limits; compute and write nothing.")]
+RecipeFile = Annotated[str | None, typer.Option("--recipe", help="A YAML file that states any of these options.")]
+Params = Annotated[float | None, typer.Option(help=SHRINK["params"])]
+Flops = Annotated[float | None, typer.Option(help=SHRINK["flops"])]
+Latency = Annotated[float | None, typer.Option(help=SHRINK["latency_ms"])]
+Memory = Annotated[float | None, typer.Option(help=SHRINK["memory_mb"])]
+BatchSize = Annotated[int, typer.Option(help=SHRINK["batch_size"])]
+Device = Annotated[str, typer.Option(help=SHRINK["device"])]
+Classes = Annotated[int | None, typer.Option(help=SHRINK["num_classes"])]
+MaxImages = Annotated[int, typer.Option(help=SHRINK["max_images"])]
+
+
+def model_command(function):
+    "Register a command: a recipe file fills in what flags leave out."
+    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+
+    @functools.wraps(function)
+    def with_recipe(**options):
+        from ..progress import show_progress
+
+        if options.get("recipe"):
+            options |= _read_options(options["recipe"], options, defaults)
+        missing = [name for name, p in defaults.items() if options[name] is None and name in REQUIRED]
+        if missing:
+            raise ValueError(f"{', '.join(missing)} is missing; give it, or state it in a --recipe.")
+        show_progress(False if options.get("quiet") else None)
+        function(**options)
+
+    return command(with_recipe, "For people with a model", "nothing was written")
+
+
+REQUIRED = ("model", "images", "learngene", "ancestry", "path")
+
+
+def _read_options(file, options, defaults):
+    "Options that a recipe file states and no flag gives. ValueError for unknown ones."
+    from ..files import near
+    from ..yaml_files import read_yaml
+
+    stated, known = read_yaml(file), [name for name in defaults if name != "recipe"]
+    if not isinstance(stated, dict):
+        raise ValueError(f"{file} states no options; write e.g. `params: 0.25`, one a line.")
+    for name in stated:
+        if name not in known:
+            raise ValueError(f"{file}: there is no option {name!r}{near(name, known)}; there are {', '.join(known)}.")
+    return {name: value for name, value in stated.items() if options[name] == defaults[name]}
+
+
+def _print(result, as_json, text):
+    print(json.dumps(result, indent=1) if as_json else text)
+
+
+def _load(name):
+    from ..sharing import from_pretrained
+
+    return from_pretrained(name)
+
+
+@model_command
+def shrink_(
+    model: Model = None, images: Images = None, params: Params = None, flops: Flops = None, latency_ms: Latency = None,
+    memory_mb: Memory = None, batch_size: BatchSize = 1, device: Device = "cpu", num_classes: Classes = None,
+    eps: Annotated[float | None, typer.Option(help=SHRINK["eps"])] = None, max_images: MaxImages = 512, to: To = None,
+    json: Json = False, quiet: Quiet = False, dry_run: DryRun = False, recipe: RecipeFile = None,
+):
+    """Make a smaller model within limits, without training.
+
+    For example: learngene shrink MODEL IMAGES --params 0.25 --to FOLDER.
+    """
+    from ..budgeting import Budget
+    from ..files import check_folder
+    from ..model_card import CARD, CODE
+    from ..sharing import save_pretrained
+    from ..shrinking import shrink
+
+    budget, ancestry = Budget(params, flops, latency_ms, memory_mb, batch_size, device), _load(model)
+    if to:
+        check_folder(to, also=(CARD, CODE))
+    if dry_run:
+        return _check(ancestry, images, budget, json)
+    limits = dict(params=params, flops=flops, latency_ms=latency_ms, memory_mb=memory_mb)
+    child = shrink(ancestry, images, **limits, batch_size=batch_size, device=device, num_classes=num_classes, eps=eps,
+                   max_images=max_images)
+    folder = str(save_pretrained(child, to)) if to else None
+    saved = f"saved in {folder}" if to else "not saved; give --to FOLDER"
+    _print(child.report.to_dict() | dict(folder=folder), json, f"{child.report}\n{saved}")
+
+
+def _check(model, images, budget, as_json):
+    "Say what a shrink would start from."
+    from ..inputs import open_pictures
+    from ..vit import measure, vit_config
+
+    pictures, source = open_pictures(images, model)
+    costs = measure(vit_config(model), budget.batch_size)
+    result = dict(costs, images=len(pictures), source=source, budget=repr(budget))
+    _print(result, as_json, f"{costs['params']:,} parameters, {costs['flops'] / 2e9:.3g} G multiply-adds, "
+                            f"{costs['memory_mb']:.1f} MB; {len(pictures)} images of {source}; {budget!r}")
+
+
+@model_command
+def plan_(
+    model: Model = None, images: Images = None, params: Params = None, flops: Flops = None, latency_ms: Latency = None,
+    memory_mb: Memory = None, batch_size: BatchSize = 1, device: Device = "cpu", max_images: MaxImages = 512,
+    json: Json = False, quiet: Quiet = False, recipe: RecipeFile = None,
+):
+    "Show which heads, neurons and layers a budget would keep; nothing is built."
+    import dataclasses
+
+    from ..budgeting import Budget, solve
+    from ..inputs import calibration_sets
+
+    budget, ancestry = Budget(params, flops, latency_ms, memory_mb, batch_size, device), _load(model)
+    shape = solve(None, budget, ancestry, calibration_sets(images, ancestry, max_images).calibration)
+    _print(dataclasses.asdict(shape), json, shape)
+
+
+@model_command
+def condense_(
+    model: Model = None, images: Images = None,
+    eps: Annotated[float | None, typer.Option(help=comments_of("condensing", "condense")["eps"])] = None,
+    max_images: MaxImages = 512, to: To = None, json: Json = False, quiet: Quiet = False, recipe: RecipeFile = None,
+):
+    """Condense a model into a learngene, the paper's way.
+
+    For example: learngene condense MODEL IMAGES --eps 10 --to FOLDER.
+    """
+    from ..condensing import condense
+    from ..inputs import calibration_sets
+
+    ancestry = _load(model)
+    learngene = condense(ancestry, calibration_sets(images, ancestry, max_images).calibration, eps=eps)
+    folder = str(learngene.save(to)) if to else None
+    result = dict(centroids=learngene.n_centroids, ffn_groups=learngene.ffn_groups, values=learngene.n_params)
+    _print(result | dict(folder=folder), json, learngene)
+
+
+@model_command
+def inherit_(
+    learngene: Annotated[str | None, typer.Argument(help="A folder of `learngene condense`.")] = None,
+    depth: Annotated[int | None, typer.Option(help=comments_of("budgeting", "inherit")["depth"])] = None,
+    heads: Annotated[int | None, typer.Option(help="Heads in each layer; None = the ancestry's.")] = None,
+    num_classes: Classes = None, to: To = None, json: Json = False, recipe: RecipeFile = None,
+):
+    """Make a descendant of a shape from a learngene, to be trained.
+
+    For example: learngene inherit LEARNGENE --depth 6 --to FOLDER.
+    """
+    from ..condensing import Learngene
+    from ..inheriting import build, plan
+    from ..sharing import save_pretrained
+    from ..vit import count_params
+
+    condensed = Learngene.load(learngene)
+    shape = plan(condensed, depth, heads, num_classes=num_classes)
+    child = build(condensed, shape)
+    folder = str(save_pretrained(child, to)) if to else None
+    _print(dict(params=count_params(child), folder=folder), json, shape)
+
+
+@model_command
+def refit_(
+    model: Annotated[str | None, typer.Argument(help="A folder of a descendant.")] = None,
+    ancestry: Annotated[str | None, typer.Argument(help="The model that it was inherited from.")] = None,
+    images: Images = None, max_images: MaxImages = 512, to: To = None, json: Json = False, quiet: Quiet = False,
+    recipe: RecipeFile = None,
+):
+    """Solve a descendant's output matrices again, for other images.
+
+    For example: learngene refit CHILD ANCESTRY IMAGES --to FOLDER.
+    """
+    import dataclasses
+
+    from ..inputs import calibration_sets
+    from ..refitting import refit
+    from ..sharing import save_pretrained
+
+    child, parent = _load(model), _load(ancestry)
+    report = getattr(child, "report", None)
+    sources = [layer["source"] for layer in report.layers] if report else None
+    sets = calibration_sets(images, parent, max_images)
+    refitted = refit(child, parent, sets.calibration, sources=sources)
+    if to:
+        save_pretrained(child, to)
+    _print(dataclasses.asdict(refitted) | dict(folder=to), json, refitted)
+
+
+@model_command
+def predict_(
+    model: Model = None,
+    images: Annotated[str | None, typer.Argument(help="An image, or a folder of images.")] = None,
+    top: Annotated[int, typer.Option(help=comments_of("predicting", "predict")["top"])] = 5,
+    json: Json = False, quiet: Quiet = False, recipe: RecipeFile = None,
+):
+    "Name what is in photos, with probabilities: learngene predict MODEL photo.jpg."
+    import dataclasses
+
+    from ..predicting import predict
+
+    answers = predict(_load(model), images, top)
+    answers = answers if isinstance(answers, list) else [answers]
+    _print([dataclasses.asdict(answer) for answer in answers], json, "\n".join(map(str, answers)))
+
+
+@model_command
+def evaluate_(
+    model: Model = None, images: Images = None,
+    split: Annotated[Literal["test", "val", "train"], typer.Option(help="Which images.")] = "test",
+    json: Json = False, quiet: Quiet = False, recipe: RecipeFile = None,
+):
+    "Measure the accuracy of a model on labelled images: learngene evaluate MODEL folder:pets."
+    from ..inputs import labelled_data
+    from ..train import evaluate
+
+    classifier = _load(model)
+    data = labelled_data(images, classifier)
+    result = evaluate(classifier, data.train_plain if split == "train" else getattr(data, split))
+    _print(result, json, f"{result['accuracy']:.2%} of {result['images']} {split} images, loss {result['loss']:.3f}")
+
+
+@model_command
+def export_(
+    model: Model = None,
+    path: Annotated[str | None, typer.Argument(help="File to write, ending in .onnx or .pt2; or a folder.")] = None,
+    json: Json = False, recipe: RecipeFile = None,
+):
+    "Write a model for another runtime, and compare it: learngene export FOLDER small.onnx."
+    from ..sharing import export
+
+    file = export(_load(model), path)
+    _print(dict(path=str(file)), json, f"{file}: compared with the model, the same outputs")
+
+
+@model_command
+def info_(model: Model = None, json: Json = False, recipe: RecipeFile = None):
+    "Show what a model is: its size, classes, origin, and the report of how it was made."
+    from ..model_notes import class_names, input_config
+    from ..vit import measure, vit_config
+
+    loaded = _load(model)
+    config, report, names = vit_config(loaded), getattr(loaded, "report", None), class_names(loaded)
+    result = measure(config) | dict(heads=config["heads"], ffn_width=config["ffn_width"], input=input_config(loaded),
+                                    classes=names or loaded.num_classes, origin=getattr(loaded, "origin", {}))
+    text = "\n".join(f"{name}: {value}" for name, value in result.items())
+    _print(result | dict(report=report and report.to_dict()), json, f"{text}\n{report}" if report else text)
