@@ -9,6 +9,7 @@ __all__ = ['Reached', 'enters', 'Layer', 'layers_of', 'first_stream', 'contexts_
 # %% ../nbs/00_anatomy.ipynb #68f5747d
 from .families.blocks import POST_NORM, blocks_of, image_size_of, merges_of, patches_of, stages_of, windows_of
 from .families.checks import check_family
+from .model_input import to_model
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def first_stream(
     images,  # (B, channels, height, width)
 ) -> torch.Tensor:  # (B, tokens, width), or (B, rows, columns, width) where tokens lie in windows
     "Return the stream that enters the first layer."
-    return enters(blocks_of(model)[0], partial(model.forward_features, images))[0][0]
+    return enters(blocks_of(model)[0], partial(model.forward_features, to_model(images, model)))[0][0]
 
 
 def contexts_of(
@@ -107,7 +108,7 @@ def contexts_of(
         for block in blocks:
             hook = block.register_forward_pre_hook(lambda m, args, kwargs: contexts.append(kwargs), with_kwargs=True)
             undo.callback(hook.remove)
-        model.forward_features(images[:1])
+        model.forward_features(to_model(images[:1], model))
     return contexts
 
 # %% ../nbs/00_anatomy.ipynb #10b0403a

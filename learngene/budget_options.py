@@ -1,4 +1,6 @@
 "What a budget limits, and what cannot be asked for together with one."
+from numbers import Real
+
 import torch
 
 LIMITS = ("params", "flops", "latency_ms", "memory_mb")
@@ -14,8 +16,7 @@ def check_limits(
     if not limits:
         raise ValueError(f"a budget needs a limit; give {', '.join(LIMITS[:-1])} or {LIMITS[-1]}.")
     for name, limit in limits.items():
-        is_number = isinstance(limit, (int, float)) and not isinstance(limit, bool)
-        if not is_number or not 0 < limit < float("inf"):
+        if not isinstance(limit, Real) or isinstance(limit, bool) or not 0 < limit < float("inf"):
             raise ValueError(f"{name} is {limit!r}; give a finite number above 0.")
         if name in COUNTED and 1 < limit < 100:
             raise ValueError(f"{name} is {limit:g}, which is {_count_text(name, limit)}; did you mean {limit:g}e6 "

@@ -5,19 +5,21 @@
 # %% auto #0
 __all__ = ['Budget', 'TargetGram', 'explained_variance', 'losses_by_heads', 'losses_by_width', 'LayerPrices', 'LayerStats',
            'prices', 'paid_so_far', 'removals', 'ShrinkPath', 'PathLimits', 'spend_rest', 'fill_up', 'buy_back',
-           'whole_layers', 'to_plan', 'build_and_refit', 'fill_time', 'solve', 'inherit']
+           'whole_layers', 'fill_time', 'to_plan', 'build_and_refit', 'solve', 'inherit']
 
 # %% ../nbs/07_budgeting.ipynb #9df697da
-from .budget_options import LIMITS, check_limits, check_narrowable, describe_limits, refuse_with_budget
+from .budget_options import COUNTED, LIMITS, check_limits, check_narrowable, describe_limits
+from .budget_options import refuse_with_budget
 from .calibration import calibration_batches
 from .condensing import keep_all
 from .inherited import check_same_ancestry
 from .inheriting import Plan, build, plan, with_heads
+from .model_input import wide
 from .matching import warns_once
 from .refitting import Gram, refit, ridge_solve
 from .shape_costs import KeptParts, ShapeCosts, fastest_ms, part_times
 from .stream import after_attention, after_ffn, check_adds_last, embed_patches, record_inputs
-from .vit import eval_mode
+from .vit import eval_mode, measure, vit_config
 from .vit_checks import check_vit
 
 import dataclasses
@@ -31,8 +33,8 @@ import torch
 @dataclass(frozen=True)
 class Budget:
     "Limits for a descendant. ValueError without one, and for what cannot be a limit."
-    params: float | None = None  # parameters; at most 1 = a share of the ancestry's
-    flops: float | None = None  # operations for one image, a multiply-add being two; at most 1 = a share
+    params: float | None = None  # parameters; at most 1 = a share of the ancestry's, with the classifier it has
+    flops: float | None = None  # operations for one image, a multiply-add being two; at most 1 = a share likewise
     latency_ms: float | None = None  # milliseconds for one forward pass of `batch_size` images, measured
     memory_mb: float | None = None  # megabytes (2^20 bytes) of weights and of the largest layer's activations
     batch_size: int = 1  # images at once, for latency and memory
@@ -66,7 +68,7 @@ class TargetGram(Gram):
         "Total variance of the targets."
         return (self.squares / self.weight - (self.r / self.weight).square().sum()).item()
 
-
+# %% ../nbs/07_budgeting.ipynb #b4465605
 def explained_variance(
     gram,  # sums from all inputs to the targets
     inputs,  # indices of the inputs that may be used
@@ -142,9 +144,10 @@ class LayerStats:
         block = self.block
         heads, middle = record_inputs(block.attn.proj, partial(after_attention, block), before)
         neurons, after = record_inputs(block.mlp.fc2, partial(after_ffn, block), middle)
-        self.heads.add(heads, middle - before)
-        self.neurons.add(neurons, after - middle)
-        self.added.add(after[..., :0], after - before)
+        start, half_way, end = wide(before), wide(middle), wide(after)
+        self.heads.add(heads, half_way - start)
+        self.neurons.add(neurons, end - half_way)
+        self.added.add(after[..., :0], end - start)
         self.stream.add(after[..., :0], after)
         return after
 
@@ -188,7 +191,7 @@ def paid_so_far(
     of_layer = layer_prices[layer]
     return of_layer.heads[len(of_layer.heads) - kept.heads[layer]] + of_layer.neurons[kept.widths[layer]]
 
-
+# %% ../nbs/07_budgeting.ipynb #00083ef0
 def removals(
     kept: KeptParts,  # where the path stands
     layer_prices,  # from `prices`
@@ -217,6 +220,7 @@ class ShrinkPath:
         base,  # the architecture, from `vit_config`, with the wanted classifier
         layer_prices,  # from `prices`
         budget,  # a Budget
+        ancestry=None,  # the ancestry's architecture as it is, of which limits are shares; None = `base`
     ):
         if len(set(base["ffn_width"])) > 1:
             raise ValueError(f"the ancestry's FFNs have widths {base['ffn_width']}; a budget needs them equal.")
@@ -224,6 +228,7 @@ class ShrinkPath:
         self.full_width, self.costs = base["ffn_width"][0], ShapeCosts(base, budget.batch_size)
         widths = dict.fromkeys(range(len(layer_prices)), self.full_width)
         self.whole = self.costs(KeptParts(dict(enumerate(base["heads"])), widths))
+        self.ancestry = self.whole if ancestry in (None, base) else measure(ancestry)
         parts, kinds = dict(self.costs.parts), {"params" if k == "memory_mb" else k for k in budget.limits}
         if "latency_ms" in kinds:
             self.whole["latency_ms"], parts["latency_ms"] = part_times(base, budget.batch_size, budget.device)
@@ -255,7 +260,7 @@ class PathLimits:
         path,  # a ShrinkPath, for the path's budget
     ):
         self.path, self.budget = path, path.budget
-        self.limits = {k: v * path.whole[k] if k in ("params", "flops") and v <= 1 else v
+        self.limits = {k: v * path.ancestry[k] if k in COUNTED and v <= 1 else v
                        for k, v in self.budget.limits.items()}
 
     def exceeded(self, kept):
@@ -275,7 +280,8 @@ class PathLimits:
         if least := self.exceeded(states[-1]):
             too_large = ", ".join(f"{k} {v:,.4g} (wanted {self.limits[k]:,.4g})" for k, v in least.items())
             raise ValueError("no descendant is so small: the smallest, one layer of one head and one neuron, "
-                             f"has {too_large}; give a larger budget.")
+                             f"has {too_large}, with a classifier of {self.path.base['num_classes']} classes; "
+                             "give a larger budget.")
         return bisect_left(states, True, hi=len(states) - 1, key=lambda kept: not self.exceeded(kept))
 
 # %% ../nbs/07_budgeting.ipynb #aa51a27e
@@ -302,7 +308,7 @@ def _neuron_gain(path, kept, layer):
     neurons, width = path.prices[layer].neurons, kept.widths[layer]
     return neurons[width] - neurons[path.wider(width)]
 
-
+# %% ../nbs/07_budgeting.ipynb #b6d4e299
 def fill_up(
     limits,  # a PathLimits
     first: int,  # position on the path of the first shape within the limits
@@ -340,7 +346,7 @@ def buy_back(
         _, time, kept = max(fitting, key=lambda addition: gain(addition[0], addition[2]) / addition[1])
         room -= time
 
-
+# %% ../nbs/07_budgeting.ipynb #afb9621d
 def whole_layers(
     limits,  # a PathLimits
 ):  # KeptParts, or None when not one layer fits
@@ -351,6 +357,20 @@ def whole_layers(
               for n in range(1, len(dearest) + 1)]
     n_fit = bisect_left(shapes, True, key=lambda shape: bool(limits.exceeded(shape)))
     return shapes[n_fit - 1] if n_fit else None
+
+
+def fill_time(
+    limits,  # a PathLimits
+    kept,  # KeptParts within the limits
+    error_of,  # function of KeptParts that decides between two
+) -> KeptParts:
+    "Come close to a limit in milliseconds alone."
+    path = limits.path
+    room = (limits.limits["latency_ms"] - limits.latency_ms(kept)) / path.whole["latency_ms"]
+    larger = (buy_back(path, kept, share * room) for share in (1, 0.75, 0.5, 0.25))
+    kept = next((shape for shape in larger if not limits.exceeded(shape)), kept)
+    rival = whole_layers(limits)
+    return min(kept, rival, key=error_of) if rival else kept
 
 # %% ../nbs/07_budgeting.ipynb #fe701579
 def to_plan(
@@ -366,7 +386,7 @@ def to_plan(
     positions = [path.prices[i].positions[len(path.prices[i].heads) - kept.heads[i]] for i in layers]
     return with_heads(learngene, equal, positions, [kept.widths[i] for i in layers])
 
-
+# %% ../nbs/07_budgeting.ipynb #56a9c23c
 def build_and_refit(
     learngene,  # the plan was made for
     shape_plan,  # a Plan
@@ -378,20 +398,6 @@ def build_and_refit(
     child = build(learngene, dataclasses.replace(shape_plan, ffn="copy")).to(next(ancestry.parameters()).device)
     sources = [layer_plan.source for layer_plan in shape_plan.layers]
     return child, refit(child, ancestry, images, sources=sources, ffn_width=ffn_width)
-
-
-def fill_time(
-    limits,  # a PathLimits
-    kept,  # KeptParts within the limits
-    error_of,  # function of KeptParts that decides between two
-) -> KeptParts:
-    "Come close to a limit in milliseconds alone."
-    path = limits.path
-    room = (limits.limits["latency_ms"] - limits.latency_ms(kept)) / path.whole["latency_ms"]
-    larger = (buy_back(path, kept, share * room) for share in (1, 0.75, 0.5, 0.25))
-    kept = next((shape for shape in larger if not limits.exceeded(shape)), kept)
-    rival = whole_layers(limits)
-    return min(kept, rival, key=error_of) if rival else kept
 
 # %% ../nbs/07_budgeting.ipynb #c7841d42
 @warns_once
@@ -416,7 +422,7 @@ def solve(
     check_same_ancestry(learngene, ancestry)
     check_narrowable(learngene)
     base = learngene.config if num_classes is None else learngene.config | dict(num_classes=num_classes)
-    path = ShrinkPath(base, layer_prices or prices(learngene, ancestry, images), budget)
+    path = ShrinkPath(base, layer_prices or prices(learngene, ancestry, images), budget, vit_config(ancestry))
     limits = PathLimits(path)
     first = limits.first_within()
 

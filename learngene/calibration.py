@@ -4,6 +4,7 @@ import sys
 import torch
 
 from .matching import warn_of_normalisation
+from .model_input import check_floats
 
 
 def image_batches(images, batch_size, model=None):
@@ -51,10 +52,7 @@ def check_images(batch, model):
     if batch.shape[1] != model.in_chans or getattr(embed, "strict_img_size", False) and wanted != given:
         remedy = f" (data.image_size: {side[0]} in a recipe, image_size={side[0]} in a DataSpec)" if side else ""
         raise ValueError(f"images have {given}, the model takes {wanted}; load them at its size{remedy}.")
-    if not batch.is_floating_point():
-        kind = str(batch.dtype).removeprefix("torch.")
-        raise ValueError(f"images are {kind}, wanted floats normalised as the model expects them; "
-                         "see `load_data`, or timm's transforms.")
+    check_floats(batch)
 
 
 def _size_text(channels, height, width):

@@ -15,6 +15,7 @@ from .condense_options import CENTROIDS, SIGNATURES, paper_eps, warn_of_single_c
 from .density import attention_distance_signature, mean_attention_distance
 from .files import load_tensors, save_tensors
 from .learngene_json import from_json, to_json
+from .model_input import wide
 from .shapes import within_stages
 from .tensor_names import layer_of, part_of
 from .vit import fingerprint, vit_config
@@ -75,7 +76,8 @@ def head_rows(
     "Cut a tensor to a layer's head centroids."
     heads, axis = split_axis(tensor, at, n_heads), at[0] + 1
     if centroid == "averaged":
-        return torch.stack([heads[(slice(None),) * axis + (list(c.heads),)].mean(axis) for c in clusters], axis)
+        of_cluster = [wide(heads[(slice(None),) * axis + (list(c.heads),)]).mean(axis) for c in clusters]
+        return torch.stack(of_cluster, axis).to(tensor)
     return heads[(slice(None),) * axis + ([c.centroid for c in clusters],)]
 
 # %% ../nbs/04_condensing.ipynb #121cbb76
@@ -93,7 +95,7 @@ def ffn_tensor(
         layers = ", ".join(str(layer + 1) for layer in group)
         raise ValueError(f"the FFNs of layers {layers} (from 1) have different widths and cannot be averaged; "
                          "use ffn_centroid='nearest'.")
-    return torch.stack(tensors).mean(0)
+    return wide(torch.stack(tensors)).mean(0).to(tensors[0])
 
 # %% ../nbs/04_condensing.ipynb #a45e58bf
 def gather(

@@ -8,6 +8,7 @@ __all__ = ['patch_distances', 'attention_maps', 'mean_attention_distance', 'atte
 # %% ../nbs/02_density.ipynb #ac3a1d4f
 from .anatomy import blocks_of, listen_to_attention, patches_of, places_of
 from .calibration import image_batches
+from .model_input import to_model
 from .vit import eval_mode
 from .vit_checks import check_vit, has_plain_attention
 
@@ -67,7 +68,8 @@ def attention_maps(
 
     def read(layer, attn, qkv):
         q, k = _queries_keys(qkv, attn)
-        maps[layer] = (q @ k.transpose(-2, -1)).softmax(-1).cpu()
+        with torch.autocast(qkv.device.type, enabled=False):
+            maps[layer] = (q @ k.transpose(-2, -1)).softmax(-1).cpu()
 
     def keep(layer, A):
         maps[layer] = A.float().cpu()
@@ -75,14 +77,14 @@ def attention_maps(
     plain = has_plain_attention(model)
     listening = _listen_to_qkv(model, set(wanted), read) if plain else listen_to_attention(model, wanted, keep)
     with eval_mode(model), listening:
-        model.forward_features(images.to(next(model.parameters()).device))
+        model.forward_features(to_model(images, model))
     return [maps[layer] for layer in wanted]
 
 # %% ../nbs/02_density.ipynb #fc160f13
 def _distance_sums(q, k, weights, prefix, renormalize):
     "Sum eq. 4 over a batch, with each of `weights` (n, N, tokens) in place of T: (n, heads)."
     n_heads, tokens = k.shape[1:3]
-    sums = torch.zeros(len(weights), n_heads, device=q.device)
+    sums = torch.zeros(len(weights), n_heads, dtype=torch.float32, device=q.device)
     rows_at_once = (2**19 if q.device.type == "cpu" else 2**27) // (n_heads * tokens)  # rows of A that fit the cache
     images_at_once = max(1, rows_at_once // weights.shape[1])
     rows_at_once = max(1, rows_at_once)
@@ -139,7 +141,7 @@ def _weighted_distances(model, images, batch_size, renormalize, max_images, weig
     def add(layer, summed): sums[layer] = sums[layer] + summed
     with eval_mode(model):
         for batch in image_batches(images, batch_size, model):
-            batch = batch[: None if max_images is None else max_images - n_images].to(device, non_blocking=True)
+            batch = to_model(batch[: None if max_images is None else max_images - n_images], model)
             if len(batch) == 0:
                 break
             run(model, batch, renormalize, weights_of, add)
@@ -199,5 +201,5 @@ def head_differences(
     maps: torch.Tensor,  # (B, heads, tokens, tokens), from `attention_maps`
 ) -> torch.Tensor:  # (heads, heads), 0 to 1, mean over images and tokens
     "Measure the share of attention that two heads place differently (total variation)."
-    rows = maps.transpose(1, 2)  # heads next to the tokens that they look at
+    rows = maps.float().transpose(1, 2)  # heads next to the tokens that they look at
     return torch.cdist(rows, rows, p=1).mean((0, 1)) / 2

@@ -14,6 +14,7 @@ from .families.cuts import HEAD_AXES, PROJ_WEIGHT, is_by_head, of_layers
 from .families.description import cut_config
 from .ffn_sharing import merge, share_ffns
 from .inherited import count_inherited
+from .model_input import wide
 from .model_notes import note_classes
 from .shapes import class_count, head_counts, source_layers
 from .tensor_names import is_classifier, layer_of, part_of
@@ -168,7 +169,8 @@ def proj_columns(
     if proj == "aligned":
         return W[:, list(layer_plan.heads)]
     positions = layer_plan.positions
-    return torch.stack([W[:, list(clusters[k].heads)].sum(1) / positions.count(k) for k in positions], 1)
+    blocks = [wide(W[:, list(clusters[k].heads)]).sum(1) / positions.count(k) for k in positions]
+    return torch.stack(blocks, 1).to(W)
 
 # %% ../nbs/05_inheriting.ipynb #eaa73fbe
 class FFNTransform(nn.Module):

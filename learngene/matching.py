@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from functools import wraps
 
 import numpy as np
+import torch
 from timm.utils import natural_key
 
 from .anatomy import image_shape
@@ -12,7 +13,9 @@ from .ancestry import expects, load_ancestry, stated_classes
 from .families.blocks import takes_one_size
 from .families.checks import family_of
 from .labels import normal_name
+from .model_input import number_type
 from .rng import isolate_rng
+from .vit_checks import check_head
 
 
 def check_model_fits(
@@ -22,16 +25,32 @@ def check_model_fits(
     "Raise TypeError unless the model is a ViT, ValueError unless it fits images and labels."
     if family_of(model) is None:
         raise TypeError(f"{type(model).__name__} is not a vision transformer of timm; only these can be trained here.")
+    if (kind := number_type(model)) in (torch.float16, torch.bfloat16):
+        raise ValueError(f"the model's weights are {str(kind).removeprefix('torch.')}, in which small steps are lost; "
+                         "call `model.float()` first, and set train.precision to compute in fewer bits.")
+    check_head(model)
     (channels, *size), classes = image_shape(model), len(data.classes)
     if model.num_classes < classes:
         raise ValueError(f"{data.name} has {classes} classes, the model's classifier {model.num_classes}; "
-                         f"inherit with num_classes={classes}.")
+                         f"inherit with num_classes={classes}, or call `model.reset_classifier({classes})`.")
     if channels != data.in_chans:
         raise ValueError(f"{data.name} has {data.in_chans} channel{'s' * (data.in_chans > 1)}, the model takes "
                          f"{channels}; choose images or a model with as many.")
     if tuple(size) != (data.image_size,) * 2 and takes_one_size(model):
         raise ValueError(f"{data.name} has images of {data.image_size} px, the model takes {size[0]}; "
                          f"set data.image_size: {size[0]}, or ancestry_size: {data.image_size}.")
+
+
+def check_logits(
+    logits,  # what a model made of some images
+    labels,  # (images,): of these images; on a GPU they are not looked at, which would wait for it
+) -> None:
+    "Raise ValueError unless there is a number for each image and for each class that occurs."
+    shape, known = tuple(logits.shape), labels.device.type == "cpu" and labels.numel()
+    if len(shape) != 2 or known and not 0 <= labels.min() <= labels.max() < shape[1]:
+        occur = f"labels are {labels.min()} to {labels.max()}" if known else f"there are {len(labels)} labels"
+        raise ValueError(f"the model's outputs have shape {shape} and {occur}; give a model with a class for each "
+                         "label, e.g. by `model.reset_classifier(n)`.")
 
 
 def check_class_count(

@@ -2,10 +2,12 @@
 
 import warnings
 
+import torch
 from timm.layers import Mlp
 from torch import nn
 
 from .checks import check_choices
+from .model_input import number_type
 from .stream import check_adds_last
 from .vit_checks import check_vit
 
@@ -33,6 +35,7 @@ def check_refit(
         check_adds_last(model, "leave the refit out, and train")
     if any(nn.utils.parametrize.is_parametrized(module) for module in child.modules()):
         raise ValueError("the descendant's FFNs still share weights; call `merge` first, or inherit with ffn='copy'.")
+    _check_separate(child, ancestry)
     if not ridge > 0:
         raise ValueError(f"ridge is {ridge}; give a number above 0.")
     if not 0 <= damping <= 1:
@@ -42,6 +45,18 @@ def check_refit(
         raise ValueError(
             f"values is {values} with attention=False; values are solved together with W^O, so leave attention at True."
         )
+
+
+def _check_separate(child, ancestry):
+    "Raise ValueError when two layers, or both models, have a tensor in common: solving one would change the other."
+    def key(p): return p.data_ptr() or id(p)  # on the meta device no tensor has an address
+    other = ancestry.blocks.named_parameters() if child is not ancestry else ()  # itself: nothing is missing
+    owners = {key(p): f"the ancestry's blocks.{name}" for name, p in other}
+    for name, p in child.blocks.named_parameters(remove_duplicate=False):
+        owner = owners.setdefault(key(p), f"blocks.{name}")
+        if owner != f"blocks.{name}":
+            raise ValueError(f"blocks.{name} of the descendant and {owner} are one tensor, and a refit changes each "
+                             "layer for itself; save and load the descendant, which gives every layer its own.")
 
 
 def match_layers(
@@ -98,6 +113,22 @@ def ffn_widths(
             f"or a list of {len(full)} such numbers."
         )
     return wanted
+
+
+def warn_if_worse(
+    before: list,  # relative error of the stream after each layer, as inherited
+    after: list,  # refitted
+    child,  # the descendant
+    ffn_width,  # as in `refit`; where a list says how wide each layer is to be, the error may grow
+) -> None:
+    "Warn when a refit ends with a larger error than it began with, but for rounding."
+    rounding = 1e-5 + 4 * torch.finfo(number_type(child)).eps
+    if after[-1] > before[-1] + rounding and not isinstance(ffn_width, (list, tuple)):
+        narrowed, remedy = "", "leave the options at their defaults, or give more images"
+        if ffn_width is not None:
+            narrowed, remedy = " with FFNs in full width", "keep more neurons (ffn_width)"
+        warnings.warn(f"the refit ends with a larger error than it began with: {after[-1]:.4f}, and {before[-1]:.4f} "
+                      f"as inherited{narrowed} (relative error of the last stream); {remedy}.", stacklevel=3)
 
 
 def warn_if_few(tokens, child, values):

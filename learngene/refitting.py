@@ -9,10 +9,12 @@ __all__ = ['ridge_solve', 'Gram', 'stream_errors', 'LayerSolver', 'add_change', 
 
 # %% ../nbs/06_refitting.ipynb #9c1de8dd
 from .calibration import calibration_batches
-from .refit_options import check_refit, ffn_widths, match_layers, warn_if_few
+from .model_input import wide
+from .refit_options import check_refit, ffn_widths, match_layers, warn_if_few, warn_if_worse
 from .stream import Stream, StreamStore, after_attention, after_ffn, after_layers, embed_patches
-from .stream import record_inputs, relative_error
+from .stream import error_sums, record_inputs, relative_error
 from .vit import eval_mode
+from .vit_checks import check_vit
 
 import time
 from dataclasses import dataclass
@@ -76,6 +78,8 @@ def stream_errors(
 
     The relative error: norm of the difference / norm of the ancestry's stream, over all tokens.
     """
+    check_vit(child)
+    check_vit(ancestry)
     sources = match_layers(child, ancestry, sources)
     sums = torch.zeros(2, len(sources), dtype=torch.float64)
     with eval_mode(child, ancestry), torch.no_grad():
@@ -84,8 +88,7 @@ def stream_errors(
             ancestry_stream = after_layers(ancestry.blocks[: sources[0]], embed_patches(ancestry, x))
             for i, (block, matched) in enumerate(zip(child.blocks, _matched_blocks(ancestry, sources))):
                 stream, ancestry_stream = after_layers([block], stream), after_layers(matched, ancestry_stream)
-                squares = torch.stack([(stream - ancestry_stream).square().sum(), ancestry_stream.square().sum()])
-                sums[:, i] += squares.double().cpu()
+                sums[:, i] += error_sums(stream, ancestry_stream)
     return (sums[0] / sums[1]).sqrt().tolist()
 
 
@@ -112,7 +115,8 @@ class LayerSolver:
         gram = None
         for batch, (state, ancestry_state) in enumerate(zip(self.child_stream, self.ancestry_stream)):
             target, (inputs, arrived) = target_of(ancestry_state), record(state)
-            missing = target - arrived - (1 - self.damping) * (ancestry_state - state)
+            target, now = wide(target), wide(state)
+            missing = target - wide(arrived) - (1 - self.damping) * (wide(ancestry_state) - now)
             gram = gram or Gram(inputs.shape[-1], missing.shape[-1], inputs.device)
             gram.add(inputs, missing, 1 / target.var(-1).clamp_min(1e-12) if self.weight == "norm" else None)
             self.ancestry_stream.states[batch].copy_(target)
@@ -176,7 +180,7 @@ def keep_inputs(
     kept.z, kept.r, kept.weight = gram.z[keep], gram.r + W[:, gone] @ gram.z[gone], gram.weight
     return kept
 
-
+# %% ../nbs/06_refitting.ipynb #26c49bae
 def cut_ffn(
     mlp,  # a block's FFN, changed in place
     keep: list,  # hidden neurons to keep
@@ -203,7 +207,8 @@ def gathered_tokens(
     "Return the normalised tokens as each head gathers them."
     attn, x = block.attn, block.norm1(stream)
     q, k, _ = attn.qkv(x).view(*x.shape[:2], 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
-    A = ((attn.q_norm(q) * attn.scale) @ attn.k_norm(k).transpose(-2, -1)).softmax(-1)
+    q, k, x = wide(attn.q_norm(q)), wide(attn.k_norm(k)), wide(x)
+    A = ((q * attn.scale) @ k.transpose(-2, -1)).softmax(-1)
     x = nn.functional.pad(x, (0, 1), value=1.0) if _bias_is_a_column(attn) else x
     return (A @ x[:, None]).transpose(1, 2).flatten(2)
 
@@ -212,7 +217,7 @@ def _bias_is_a_column(attn):
     "Whether the values' bias is solved as a column of V: where W^O has no bias to absorb it."
     return attn.proj.bias is None and attn.qkv.bias is not None
 
-
+# %% ../nbs/06_refitting.ipynb #9443df1d
 def head_map(
     V,  # (heads, head_dim, width)
     O,  # (heads, m, head_dim)
@@ -290,7 +295,7 @@ def solve_attention(
         add_change(block.attn.proj, block.ls1, *gram.solve(solver.ridge, block.attn.proj.bias is not None))
     solver.child_stream.advance(advance)
 
-
+# %% ../nbs/06_refitting.ipynb #dde8d4f4
 def solve_ffn(
     solver,  # a LayerSolver, both streams after attention
     block,  # of the descendant, changed in place
@@ -380,6 +385,7 @@ def refit(
 
     Changes attn.proj and mlp.fc2; with `values` also the value rows of attn.qkv, with `ffn_width` also mlp.fc1.
     Reads no labels. ValueError for models that do not match, bad options, and images that are none or not finite.
+    Warns when the last stream's error is larger than before, which happens away from the defaults.
     """
     check_refit(child, ancestry, ridge, attention, values, weight, damping, sweeps, neurons)
     sources, widths = match_layers(child, ancestry, sources), ffn_widths(child, ffn_width)
@@ -394,5 +400,6 @@ def refit(
             child_stream.restart()
             ancestry_stream.restart()
             _, after = solve_layers(solver, sources, [None] * len(widths))
+    warn_if_worse(before, after, child, ffn_width)
     seconds = time.perf_counter() - start
     return RefitReport(sources, before, after, sum(map(len, batches)), child_stream.tokens, ridge, seconds)

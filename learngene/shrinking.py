@@ -12,6 +12,7 @@ from .budget_options import COUNTED, check_narrowable
 from .condensing import condense, keep_all
 from .density import mean_attention_distance
 from .inputs import calibration_sets
+from .model_input import to_model
 from .model_notes import note_origin
 from .progress import step, track
 from .shrink_report import ShrinkReport
@@ -61,7 +62,8 @@ def compare_models(
             missing += (after - before).square().sum()
             squares += before.square().sum()
             mean, count = mean + before.sum((0, 1)), count + before[..., 0].numel()
-            equal += (child(x).argmax(-1) == ancestry(x).argmax(-1)).sum() if classes else 0
+            if classes:
+                equal += (child(to_model(x, child)).argmax(-1) == ancestry(to_model(x, ancestry)).argmax(-1)).sum()
     variance = squares - mean.square().sum() / count
     return (missing / variance).item(), (equal / len(images)).item() if classes else None
 

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import torch
 
+from .model_input import to_model, wide
+
 
 def embed_patches(
     model,  # a timm VisionTransformer
-    images,  # (B, channels, height, width)
+    images,  # (B, channels, height, width), on any device and of any float type
 ) -> torch.Tensor:  # (B, tokens, width)
     "Return the stream that enters the first layer."
-    return model.norm_pre(model._pos_embed(model.patch_embed(images)))
+    return model.norm_pre(model._pos_embed(model.patch_embed(to_model(images, model))))
 
 
 def after_attention(block, stream):
@@ -81,7 +83,7 @@ class Stream:
         store,  # a StreamStore for the states
     ):
         self.model, self.batches, self.device = model, batches, next(model.parameters()).device
-        self.states = [store.keep(embed_patches(model, x.to(self.device))) for x in batches]
+        self.states = [store.keep(embed_patches(model, x)) for x in batches]
 
     @property
     def tokens(self):
@@ -99,7 +101,7 @@ class Stream:
     def restart(self):
         "Go back to the patch embedding."
         for state, x in zip(self.states, self.batches):
-            state.copy_(embed_patches(self.model, x.to(self.device)))
+            state.copy_(embed_patches(self.model, x))
 
 
 def relative_error(
@@ -107,7 +109,16 @@ def relative_error(
     reference,  # a Stream of the same images
 ) -> float:
     "Norm of the difference of two streams / norm of the reference, over all tokens."
-    sums = torch.zeros(2, dtype=torch.float64, device=stream.device)
+    sums = torch.zeros(2, dtype=torch.float64)
     for state, wanted in zip(stream, reference):
-        sums += torch.stack([(state - wanted).square().sum(), wanted.square().sum()])
+        sums += error_sums(state, wanted)
     return (sums[0] / sums[1]).sqrt().item()
+
+
+def error_sums(
+    state,  # (B, tokens, width), of any number type
+    wanted,  # likewise
+) -> torch.Tensor:  # (2,), float64 on the CPU
+    "Sum the squares of a difference of two streams, and those of what is wanted."
+    state, wanted = wide(state), wide(wanted)  # half-precision squares overflow, or vanish
+    return torch.stack([t.square().sum().double().cpu() for t in (state - wanted, wanted)])

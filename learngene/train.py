@@ -14,7 +14,8 @@ from .batches import EpochBatches, SeededImages
 from .checkpoints import CheckpointClock, Paused, check_start, check_state, load_checkpoint, save_checkpoint
 from .device import DeviceBatches, DeviceImages, choose_engine
 from .inheriting import merge
-from .matching import check_model_fits, warn_of_normalisation, warns_once
+from .matching import check_logits, check_model_fits, warn_of_normalisation, warns_once
+from .model_input import number_type, to_model, wide
 from .model_notes import note_training
 from .processes import check_main_guard, device_name, matmul_precision, peak_memory_mb, use_cpu
 from .recipe import Recipe
@@ -133,7 +134,7 @@ def evaluate(
     accelerator=None,  # with several processes: each looks at its share
     workers=0,  # processes that load images
 ) -> dict:  # accuracy (0 to 1), loss (mean cross-entropy) and images
-    "Measure accuracy and loss; the model keeps its mode. ValueError for an empty dataset."
+    "Measure accuracy and loss; keep the model's mode. ValueError without images or classes."
     if len(dataset) == 0:
         raise ValueError("the dataset holds no images to evaluate on; choose another split or fraction.")
     warn_of_normalisation(model, "the model", dataset)
@@ -143,7 +144,9 @@ def evaluate(
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     with eval_mode(model):
         for x, y in _batches_in_order(dataset, share, batch_size, workers, pin=device.type == "cuda"):
-            logits, y = model(x.to(device, non_blocking=True)).float(), y.to(device, non_blocking=True)
+            logits = wide(model(to_model(x, model)))
+            check_logits(logits, y)
+            y = y.to(device, non_blocking=True)
             losses = nn.functional.cross_entropy(logits, y, reduction="sum")
             sums += torch.stack([(logits.argmax(1) == y).sum().double(), losses.double()])
     correct, loss = (accelerator.reduce(sums) if accelerator else sums).tolist()
@@ -334,10 +337,11 @@ def train_epoch(
 ) -> float:
     "Train for one epoch, or for the rest of one; the mean loss of all its steps."
     losses, steps, device = list(progress.losses), len(run.batches), run.accelerator.device
+    kind = number_type(run.model)
     batches = start_epoch(run, epoch, progress)
     run.start_clock()
     for step, (x, y) in enumerate(batches, progress.step + 1):
-        x, y = run.loss.mix(x.to(device, non_blocking=True), y.to(device, non_blocking=True))
+        x, y = run.loss.mix(x.to(device, kind, non_blocking=True), y.to(device, non_blocking=True))
         run.schedule.step_update((epoch - 1) * steps + step - 1)
         losses.append(train_step(run, x, y))
         if run.average:

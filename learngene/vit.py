@@ -13,8 +13,9 @@ from .families.description import construct, describe_cuts, fill_buffers, first_
 from .families.description import per_layer
 from .files import CONFIG, TENSORS, check_types, load_tensors, read_config, save_tensors, shorten
 from .folder_schema import check_vit_folder
+from .model_input import to_model, wide
 from .model_notes import attach_reports, read_notes, reports_of, write_notes
-from .vit_checks import check_vit, has_plain_attention
+from .vit_checks import check_head, check_vit, has_plain_attention
 
 import copy
 import hashlib
@@ -122,9 +123,11 @@ def vit_config(
 ) -> dict:  # JSON-able; `build_vit` makes the same architecture from it
     """Describe the architecture of `model`.
 
-    Raises TypeError for a model without separate heads, and for parts that the description cannot express.
+    Raises TypeError for a model without separate heads, and for parts that the description cannot express; ValueError
+    for a classifier that was replaced by hand.
     """
     check_vit(model)
+    check_head(model)
     if any(parametrize.is_parametrized(m) for block in blocks_of(model) for m in block.mlp.modules()):
         raise TypeError(f"{type(model).__name__} has parts that cannot be described: its FFNs still share weights; "
                         "call `merge` first.")
@@ -212,7 +215,7 @@ def save_vit(
 
 def load_vit(
     path,  # a folder that `save_vit` wrote
-    dtype=torch.float32,  # type of the weights in memory
+    dtype=None,  # type of the weights in memory; None = float32, or float64 where the file has it
     allow_nonfinite=False,  # load NaN and infinite weights, too
 ) -> VisionTransformer:  # in eval mode
     """Load a model that `save_vit` wrote.
@@ -221,6 +224,7 @@ def load_vit(
     FileNotFoundError for absent files.
     """
     tensors, values = load_tensors(path, VIT_FORMAT, allow_nonfinite, dtype)
+    tensors = tensors if dtype else {name: wide(t) for name, t in tensors.items()}
     file = Path(path) / CONFIG
     check_vit_folder(values, file)
     model = fill_vit(build_described(values["config"], file), tensors, source=Path(path) / TENSORS)
@@ -268,7 +272,7 @@ def count_flops(
 
     # weights do not matter: count on the meta device
     described = isinstance(model, VisionTransformer) and has_plain_attention(model)
-    shadow = build_vit(vit_config(model)) if described else copy.deepcopy(model).to("meta").eval()
+    shadow = build_vit(vit_config(model)) if described else copy.deepcopy(model).float().to("meta").eval()
     for block in blocks_of(shadow):
         block.attn.fused_attn = False
     shadow.requires_grad_(False)  # else the counter's hooks fail at parameters that pool the patches
@@ -306,7 +310,7 @@ def latency_ms(
 ) -> float:  # milliseconds
     "Time a forward pass on the model's device, with PyTorch's current threads."
     device, seconds = next(model.parameters()).device, []
-    x = torch.zeros(batch_size, *image_shape(model), device=device)
+    x = to_model(torch.zeros(batch_size, *image_shape(model)), model)
     with eval_mode(model), torch.inference_mode():
         for _ in range(repeats + 5):
             start = time.perf_counter()

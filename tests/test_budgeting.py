@@ -119,10 +119,41 @@ def test_a_budget_that_is_too_small_names_the_smallest_model(condensed):
         lg.solve(learngene, Budget(params=100), ancestry, images)
 
 
+def test_limits_of_any_number_type():
+    assert Budget(params=np.int64(5000), latency_ms=25, memory_mb=3).limits["params"] == 5000
+    assert Budget(params=1).limits == {"params": 1} and Budget(flops=np.float32(0.5)).limits == {"flops": 0.5}
+
+
+@pytest.mark.parametrize("kind, count", [("params", count_params), ("flops", count_flops)])
+@pytest.mark.parametrize("classes, new", [(5, 300), (0, 300), (300, 0), (300, None)])
+def test_a_share_is_of_the_ancestry_as_it_is(kind, count, classes, new):
+    "Whatever classifier it has, and whatever classifier the descendant gets."
+    ancestry, images = random_vit(num_classes=classes, depth=2), torch.randn(60, 3, 16, 16)
+    learngene, share = lg.condense(ancestry, images, eps=1e-9), 0.5
+    child = lg.inherit(learngene, budget=Budget(**{kind: share}), num_classes=new, refit=images, ancestry=ancestry)
+    assert 0.98 * share * count(ancestry) < count(child) <= share * count(ancestry)
+    assert child.num_classes == (classes if new is None else new)
+
+
+def test_a_classifier_that_outgrows_the_share_is_named():
+    ancestry, images = random_vit(depth=1), torch.randn(60, 3, 16, 16)
+    learngene = lg.condense(ancestry, images, eps=1e-9)
+    with pytest.raises(ValueError, match=r"has params [0-9,.e+]+ \(wanted [0-9,.e+]+\), with a classifier of 9000 cl"):
+        lg.solve(learngene, Budget(params=0.5), ancestry, images, num_classes=9000)
+
+
+def test_a_budget_as_a_method_is_checked_when_it_is_made():
+    with pytest.raises(ValueError, match="cluster-learngene.budget.*params is 25, .*did you mean"):
+        get("cluster-learngene+budget", params=25)
+
+
 @pytest.mark.parametrize("limits, message", [
     ({}, "needs a limit"), (dict(params=-1), "params is -1"), (dict(latency_ms=0), "latency_ms is 0"),
     (dict(params=float("nan")), "params is nan"), (dict(params=float("inf")), "params is inf"),
-    (dict(params=True), "params is True"), (dict(params=0.5, batch_size=0), "batch_size is 0"),
+    (dict(params=True), "params is True"), (dict(params="0.5"), "params is '0.5'"),
+    (dict(params=25), "params is 25, .*did you mean 25e6 .* or 0.25 .a share of the ancestry's"),
+    (dict(flops=99.9), "flops is 99.9, .*did you mean"), (dict(params=1.5), "params is 1.5, .*did you mean"),
+    (dict(params=0.5, batch_size=0), "batch_size is 0"),
     (dict(params=0.5, batch_size=1.5), "batch_size is 1.5")], ids=str)
 def test_bad_budgets(limits, message):
     with pytest.raises(ValueError, match=message):

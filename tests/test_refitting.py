@@ -1,12 +1,13 @@
 "The closed-form refit against independent references, on every kind of model that it takes."
 import copy
+import re
 import warnings
 
 import numpy as np
 import pytest
 import timm
 import torch
-from conftest import gpu
+from conftest import gpu, make, pictures
 
 import learngene as lg
 from learngene.inheriting import build, plan
@@ -417,6 +418,38 @@ def test_bad_images_and_models():
     shared = lg.condense(big, pixels(20), eps=100.0)
     with pytest.raises(ValueError, match="still share weights"):
         refit(build(shared, plan(shared, ffn="transform")), big, pixels(10))
+
+
+def warnings_of(child, big, images, **options):
+    "(the report, what was warned of it but for the number of tokens)"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        report = refit(child, big, images, **options)
+    assert all(w.filename == __file__ for w in caught)
+    return report, [str(w.message) for w in caught if "unknowns" not in str(w.message)]
+
+
+@pytest.mark.parametrize("options", [dict(ffn=False), dict(ffn=False, values=1), dict(ffn=False, weight="norm")],
+                         ids=str)
+def test_a_refit_that_makes_things_worse_warns_with_both_numbers(options):
+    "W^O alone aims at the stream after attention, and what the FFN and later layers make of that may be farther off."
+    big = make("dinov2")
+    child = lg.inherit(lg.condense(big, pictures(big, 2), eps=1e-9), depth=1, heads=2, proj="aligned")
+    report, messages = warnings_of(copy.deepcopy(child), big, pictures(big, 20, seed=2), **options)
+    assert report.after[-1] > report.before[-1] + 1e-3
+    numbers = f"it began with: {report.after[-1]:.4f}, and {report.before[-1]:.4f} as inherited \\(.*"
+    assert len(messages) == 1
+    assert re.search(numbers + "leave the options at their defaults, or give more images", messages[0])
+    report, messages = warnings_of(child, big, pictures(big, 20, seed=2))
+    assert report.after[-1] < report.before[-1] and messages == []
+
+
+def test_a_narrow_ffn_is_named_as_the_reason():
+    big = vit()
+    _, messages = warnings_of(copy.deepcopy(big), big, pixels(60), ffn_width=4)
+    assert "0.0000 as inherited with FFNs in full width" in messages[0] and "keep more neurons" in messages[0]
+    assert warnings_of(copy.deepcopy(big), big, pixels(60), ffn_width=[4, 4, 4, 4])[1] == []  # stated layer by layer
+    assert warnings_of(copy.deepcopy(big), big, pixels(60))[1] == []  # nothing removed: rounding is no growth
 
 
 def test_few_images_warn_with_the_number():

@@ -81,6 +81,8 @@ def why_refused(
 def _wrong_class(model):
     if family_of(model):
         return None
+    if hasattr(model, "merge_and_unload"):  # of peft
+        return "it is wrapped by an adapter; give `model.merge_and_unload()`."
     for name in ("module", "_orig_mod"):
         if isinstance(getattr(model, name, None), nn.Module):
             return f"it wraps the model (DataParallel, torch.compile, ...); give its `.{name}`."

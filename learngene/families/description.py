@@ -115,7 +115,8 @@ def parts_of(
     "List tensor shapes, and the types and own descriptions of modules, by name."
     ignored = (nn.Dropout, DropPath, nn.Identity)  # without effect in eval mode
     shapes = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    modules = {name: m for name, m in model.named_modules() if name and not isinstance(m, ignored)}
+    modules = {name: m for name, m in model.named_modules(remove_duplicate=False)
+               if name and not isinstance(m, ignored)}
     return shapes | {
         f"{name} (module)": (TIMMS.get(type(m), type(m)).__name__, m.extra_repr().replace("approximate='none'", ""),
                              getattr(m, "eps", None), getattr(m, "scale", None)) for name, m in modules.items()}

@@ -7,7 +7,8 @@ __all__ = ['SOLVED_PARTS', 'RefitPayload', 'RefitOptions', 'Refitted', 'ClusterL
            'ClusterLearngeneBudget']
 
 # %% ../../nbs/methods/04_refit.ipynb #11bedfe8
-from ..budgeting import Budget, refuse_with_budget, solve
+from ..budget_options import LIMITS, refuse_with_budget
+from ..budgeting import Budget, solve
 from ..inheriting import build
 from .cluster_learngene import ClusterLearngene
 from .core import Shape, register
@@ -102,6 +103,13 @@ class ClusterLearngeneBudget(ClusterLearngeneRefit):
         refuse_with_budget(proj=(self.proj, "paper"), ffn=(self.ffn, "copy"), order=(self.order, "priority"),
                            layers=(self.layers, "front"), ffn_width=(self.ffn_width, None))
         check_options(self, params=0.0, flops=0.0, latency_ms=0.0, memory_mb=0.0)
+        if self.limits:
+            Budget(**self.limits)  # raises for what cannot be a limit
+
+    @property
+    def limits(self):
+        "The limits that are given, by name."
+        return {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
 
     def plan(self, payload, shape=Shape()):
         "Solve the budget, once for each number of classes. ValueError when a shape is given too."
@@ -109,7 +117,6 @@ class ClusterLearngeneBudget(ClusterLearngeneRefit):
             raise ValueError("cluster-learngene+budget chooses depth and heads itself; "
                              "leave shape.depth and shape.heads out.")
         if shape.num_classes not in payload.plans:
-            budget = Budget(self.params, self.flops, self.latency_ms, self.memory_mb)
-            solved = solve(payload.base, budget, payload.ancestry, payload.images, shape.num_classes)
+            solved = solve(payload.base, Budget(**self.limits), payload.ancestry, payload.images, shape.num_classes)
             payload.plans[shape.num_classes] = solved
         return payload.plans[shape.num_classes]

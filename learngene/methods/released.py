@@ -11,6 +11,7 @@ from ..calibration import image_batches
 from .cluster_learngene import ClusterLearngene
 from .core import Shape, register
 from .options import check_options
+from ..model_input import wide
 from ..tensor_names import layer_of
 from ..vit_checks import check_plain_attention
 
@@ -73,7 +74,7 @@ def near_constant(
     std=None,  # likewise
 ) -> torch.Tensor:  # of the same shape
     "Normalise again with 255 times mean and std. ValueError when the channels do not match."
-    channels = images.shape[1]
+    images, channels = wide(images), images.shape[1]
     if (mean is None) != (std is None) or mean is None and channels != 3:
         raise ValueError(f"mean is {mean} and std is {std} for images of {channels} channels; "
                          "give both, as the images were normalised.")
@@ -83,7 +84,7 @@ def near_constant(
     if mean.shape[1] not in (1, channels) or std.shape[1] not in (1, channels):
         raise ValueError(f"mean and std have {mean.shape[1]} and {std.shape[1]} numbers for images of {channels} "
                          "channels; give one, or one for each channel.")
-    return (images * std + mean - 255 * mean) / (255 * std)
+    return (images * std + mean - 255 * mean) / (255 * std)  # near mean / std, so differences are small
 
 # %% ../../nbs/methods/07_released.ipynb #e4b045fb
 @torch.no_grad()

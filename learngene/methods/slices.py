@@ -13,6 +13,7 @@ from ..families.cuts import of_layers, put_layers
 from .core import Shape, register
 from .from_scratch import INITIAL_WEIGHTS, FromScratch
 from .options import check_options
+from ..model_input import to_model, wide
 from ..shapes import source_layers
 from ..tensor_names import is_classifier, layer_of, part_of
 from ..vit import eval_mode, vit_config
@@ -201,14 +202,14 @@ def block_features(
 ) -> list:  # for each layer (images, width)
     "Average every layer's output over the patches of each image. ValueError for no images."
     check_vit(model)
-    seen, batches, device = 0, [], next(model.parameters()).device
+    seen, batches = 0, []
     with eval_mode(model):
         for batch in image_batches(images, 64, model):
-            batch = batch[: max_images - seen].to(device)
+            batch = to_model(batch[: max_images - seen], model)
             if len(batch) == 0:
                 break
             maps = model.forward_intermediates(batch, output_fmt="NLC", intermediates_only=True)
-            batches.append([m.mean(1).float().cpu() for m in maps])
+            batches.append([wide(m).mean(1).float().cpu() for m in maps])
             seen += len(batch)
     if not batches:
         raise ValueError("there are no images to look at; give at least one.")

@@ -8,6 +8,7 @@ __all__ = ['TalkingHeads', 'WeightTransformation', 'Distillation', 'MiniPayload'
 # %% ../../nbs/methods/06_weight_transformation.ipynb #5aae42cb
 from .core import Shape, register
 from .from_scratch import FromScratch
+from ..model_input import to_model
 from ..vit import ffn_width_of, vit_config
 from ..vit_checks import check_plain_attention
 
@@ -67,7 +68,7 @@ class Distillation:
     def __call__(self, logits, images, label_loss):
         "Return (1 - alpha) label_loss + alpha T^2 KL(teacher, student), averaged over images."
         with torch.no_grad():
-            targets = self.teacher(images).float()
+            targets = self.teacher(to_model(images, self.teacher)).float()
         student, teacher = ((z.float() / self.temperature).log_softmax(1) for z in (logits, targets))
         divergence = nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
         return self.alpha * divergence * self.temperature**2 + (1 - self.alpha) * label_loss

@@ -21,7 +21,7 @@ from learngene.shapes import LAYERS
 from learngene.vit import count_params, fingerprint
 
 QUICK = 24
-TYPES = (torch.float32,)
+TYPES = (torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16)
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.05}  # of outputs near 1
 
 
