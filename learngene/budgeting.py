@@ -16,6 +16,7 @@ from .inherited import check_same_ancestry
 from .inheriting import Plan, build, plan, with_heads
 from .model_input import wide
 from .matching import warns_once
+from .progress import track
 from .refitting import Gram, refit, ridge_solve
 from .shape_costs import KeptParts, ShapeCosts, fastest_ms, part_times
 from .stream import after_attention, after_ffn, check_adds_last, embed_patches, record_inputs
@@ -175,7 +176,7 @@ def prices(
     check_adds_last(ancestry, "choose a shape yourself, inherit(learngene, depth=..., heads=...), and train it")
     stats = [LayerStats(block) for block in ancestry.blocks]
     with eval_mode(ancestry), torch.no_grad():
-        for x in calibration_batches(images, batch_size, max_images, ancestry):
+        for x in track(calibration_batches(images, batch_size, max_images, ancestry), "pricing parts"):
             stream = embed_patches(ancestry, x)
             for layer in stats:
                 stream = layer.add(stream)

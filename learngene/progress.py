@@ -85,4 +85,5 @@ def _new_display():
 
     columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn(),
                progress.TimeElapsedColumn(), progress.TextColumn("left:"), progress.TimeRemainingColumn())
-    return progress.Progress(*columns, console=Console(stderr=True), transient=True)
+    return progress.Progress(*columns, console=Console(stderr=True, force_terminal=_shown), transient=True,
+                             redirect_stdout=sys.stdout.isatty())

@@ -10,6 +10,7 @@ __all__ = ['ridge_solve', 'Gram', 'stream_errors', 'LayerSolver', 'add_change', 
 # %% ../nbs/06_refitting.ipynb #9c1de8dd
 from .calibration import calibration_batches
 from .model_input import wide
+from .progress import track
 from .refit_options import check_refit, ffn_widths, match_layers, warn_if_few, warn_if_worse
 from .stream import Stream, StreamStore, after_attention, after_ffn, after_layers, embed_patches
 from .stream import error_sums, record_inputs, relative_error
@@ -325,7 +326,8 @@ def solve_layers(
     "Solve all layers of a descendant once, the first one first."
     child, ancestry, before, after = solver.child_stream.model, solver.ancestry_stream.model, [], []
     solver.ancestry_stream.advance(partial(after_layers, ancestry.blocks[: sources[0]]))
-    for block, matched, width in zip(child.blocks, _matched_blocks(ancestry, sources), widths):
+    layers = zip(child.blocks, _matched_blocks(ancestry, sources), widths)
+    for block, matched, width in track(layers, "solving layers", len(sources)):
         if inherited is not None:
             inherited.advance(partial(after_layers, [block]))
         solve_attention(solver, block, matched[0])

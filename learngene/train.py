@@ -18,6 +18,7 @@ from .matching import check_logits, check_model_fits, warn_of_normalisation, war
 from .model_input import number_type, to_model, wide
 from .model_notes import note_training
 from .processes import check_main_guard, device_name, matmul_precision, peak_memory_mb, use_cpu
+from .progress import track
 from .recipe import Recipe
 from .rng import get_rng_state, get_torch_rng_state, isolate_rng, seed_epoch
 from .rng import set_rng_state, set_torch_rng_state
@@ -143,7 +144,8 @@ def evaluate(
     device, share = next(model.parameters()).device, range(rank, len(dataset), world)
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     with eval_mode(model):
-        for x, y in _batches_in_order(dataset, share, batch_size, workers, pin=device.type == "cuda"):
+        batches = _batches_in_order(dataset, share, batch_size, workers, pin=device.type == "cuda")
+        for x, y in track(batches, "evaluating", -(-len(share) // batch_size)):
             logits = wide(model(to_model(x, model)))
             check_logits(logits, y)
             y = y.to(device, non_blocking=True)
@@ -504,7 +506,7 @@ def train_epochs(
     epochs_done, progress = resume(run, state) if state else (0, EpochProgress())
     if state is None:
         on_epoch(validate_epoch(run, images, 0, None))
-    for epoch in range(epochs_done + 1, epochs + 1):
+    for epoch in track(range(epochs_done + 1, epochs + 1), "training epochs"):
         loss = train_epoch(run, epoch, progress, writer and writer.after_step)
         progress = EpochProgress()
         if epoch % every == 0 or epoch == epochs:
