@@ -9,6 +9,7 @@ from .ffn_sharing import merge
 from .files import check_writable, explained
 from .model_notes import input_size_of
 from .optional import require
+from .vit_checks import check_vit
 
 SUFFIXES = (".onnx", ".pt2")  # of `export`
 
@@ -24,7 +25,8 @@ def example_images(
 def plain_copy(
     model,  # with or without shared FFNs, on any device
 ):  # on the CPU, in 32 bits and eval mode, without gradients
-    "Copy a model for an export."
+    "Copy a model for an export. TypeError for what is no vision transformer of timm."
+    check_vit(model)
     return merge(copy.deepcopy(model)).cpu().float().eval().requires_grad_(False)
 
 

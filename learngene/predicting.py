@@ -9,6 +9,7 @@ from .inputs import open_pictures, prepare_pictures
 from .model_notes import class_names
 from .progress import track
 from .vit import eval_mode
+from .vit_checks import check_vit
 
 
 @dataclass(repr=False)
@@ -60,6 +61,7 @@ def predict(
         from .ancestry import load_ancestry
 
         model = load_ancestry(model)
+    check_vit(getattr(model, "_orig_mod", model))  # torch.compile wraps the model
     if not getattr(model, "num_classes", 0):
         raise ValueError("the model has no classifier, so it cannot name classes; train one: "
                          "shrink or inherit with num_classes=..., then fit.")

@@ -22,6 +22,8 @@ def check_vit(
     The error names the first part that is in the way; for a wrapped model (DataParallel, torch.compile, an adapter) it
     says what to unwrap. FFNs that still share weights pass. ValueError for weights of several number types.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{model!r:.60} is no model; give one, e.g. learngene.load_ancestry(name).")
     check_family(model)
     obstacle = _wrong_matrix(model) or _wrong_weight(model)
     if obstacle:
