@@ -214,7 +214,8 @@ def load_tensors(path, format, allow_nonfinite=False, dtype=None):
     try:
         tensors = load_file(file)
     except (SafetensorError, ValueError, OSError, RuntimeError) as e:
-        raise ValueError(f"{file} is truncated or not a safetensors file ({e}); fetch or save it again.") from None
+        raise ValueError(f"{file} is truncated or not a safetensors file ({in_one_line(e)}); fetch or save it "
+                         "again.") from None
     tensors = {name: t.to(dtype) if dtype and t.is_floating_point() else t for name, t in tensors.items()}
     if not allow_nonfinite:
         check_finite(tensors, file)
@@ -312,6 +313,12 @@ def shorten(value, quote=True):
     except ValueError:  # Python refuses to write very long integers
         return f"a number of {value.bit_length()} bits"
     return text if len(text) <= 160 else f"{text[:78]}...{text[-78:]}"
+
+
+def in_one_line(error):
+    "Write an error's kind and words in one short line, without signs that cannot be printed."
+    words = "".join(c if c.isprintable() else " " for c in f"{type(error).__name__}: {error}")
+    return shorten(" ".join(words.split()), quote=False)
 
 
 def near(name, names):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .files import in_one_line
 from .images import SPLIT_NAMES, Images, encode_image, hash_pieces
 from .labels import check_names, classes_of, clean_labels, encode_labels
 
@@ -127,7 +128,7 @@ def _naming_damage(file):
     try:
         yield
     except Exception as e:
-        raise ValueError(f"{file} is truncated or not a parquet file ({type(e).__name__}: {str(e)[:200]}); "
+        raise ValueError(f"{file} is truncated or not a parquet file ({in_one_line(e)}); "
                          "download it again.") from None
 
 

@@ -21,6 +21,7 @@ torch.set_num_threads(1)
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
+ROOT = Path(__file__).parents[1]
 SMALL = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=4, num_classes=5)
 TINY = dict(embed_dim=32, depth=2, num_heads=4, num_classes=5)  # for timm's own names
 
