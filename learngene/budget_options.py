@@ -49,10 +49,9 @@ def _count_text(name, limit):
 
 def check_narrowable(learngene) -> None:
     "Raise ValueError for a learngene whose FFNs cannot be narrowed, which a budget would do."
-    kind = learngene.config["mlp"]
-    if kind != "Mlp" or learngene.config["scale_mlp_norm"]:
-        raise ValueError(f"FFNs of type {kind} (gated or normalised) cannot be narrowed neuron by neuron, "
-                         "which a budget would do; choose a shape yourself: "
+    if learngene.config["scale_mlp_norm"]:
+        raise ValueError(f"FFNs of type {learngene.config['mlp']} with a norm over their neurons cannot be narrowed "
+                         "one by one, which a budget would do; choose a shape yourself: "
                          "inherit(learngene, depth=..., heads=..., refit=images, ancestry=ancestry).")
 
 

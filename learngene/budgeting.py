@@ -8,23 +8,26 @@ __all__ = ['Budget', 'TargetGram', 'explained_variance', 'losses_by_heads', 'los
            'whole_layers', 'fill_time', 'to_plan', 'build_and_refit', 'solve', 'inherit']
 
 # %% ../nbs/07_budgeting.ipynb #9df697da
+from .anatomy import as_layer, layers_of
 from .budget_options import COUNTED, LIMITS, check_limits, check_narrowable, describe_limits
 from .budget_options import refuse_with_budget
 from .calibration import calibration_batches
 from .condensing import keep_all
+from .families.description import units_per_layer
 from .inherited import check_same_ancestry
 from .inheriting import Plan, build, plan, with_heads
-from .model_input import wide
+from .model_input import to_model, wide
 from .matching import warns_once
 from .progress import track
 from .refitting import Gram, refit, ridge_solve
-from .shape_costs import KeptParts, ShapeCosts, fastest_ms, part_times
-from .stream import after_attention, after_ffn, check_adds_last, embed_patches, record_inputs
+from .shape_costs import PARTS, KeptParts, ShapeCosts, fastest_ms, part_times
+from .stream import check_adds_last, embed_patches, record_attention, record_inputs
 from .vit import eval_mode, measure, vit_config
 from .vit_checks import check_vit
 
 import dataclasses
 from bisect import bisect_left
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 
@@ -134,17 +137,18 @@ class LayerPrices:
 
 class LayerStats:
     "Running sums of one layer: heads to attention's output, neurons to the FFN's, and both."
-    def __init__(self, block):
-        device, width = block.attn.proj.weight.device, block.attn.proj.out_features
+    def __init__(self, layer):
+        layer = as_layer(layer)
+        device, width = layer.proj.weight.device, layer.width
         gram = partial(TargetGram, m=width, device=device)
-        self.block, self.heads = block, gram(block.attn.proj.in_features)
-        self.neurons, self.added, self.stream = gram(block.mlp.fc2.in_features), gram(0), gram(0)
+        self.layer, self.heads = layer, gram(layer.proj.in_features)
+        self.neurons, self.added, self.stream = gram(layer.fc2.in_features), gram(0), gram(0)
 
     def add(self, before):
         "Add a batch of the stream (B, tokens, width); return it behind this layer."
-        block = self.block
-        heads, middle = record_inputs(block.attn.proj, partial(after_attention, block), before)
-        neurons, after = record_inputs(block.mlp.fc2, partial(after_ffn, block), middle)
+        layer, before = self.layer, self.layer.enter(before)
+        heads, middle = record_attention(layer, before)
+        neurons, after = record_inputs(layer.fc2, layer.after_ffn, middle)
         start, half_way, end = wide(before), wide(middle), wide(after)
         self.heads.add(heads, half_way - start)
         self.neurons.add(neurons, end - half_way)
@@ -155,7 +159,7 @@ class LayerStats:
     def prices(self, centroids, ridge):
         "Turn the sums into prices, for the heads `centroids` in priority order."
         total = self.stream.target_variance
-        positions, losses = losses_by_heads(self.heads, centroids, self.block.attn.head_dim, ridge)
+        positions, losses = losses_by_heads(self.heads, centroids, self.layer.head_dim, ridge)
         neurons = (losses_by_width(self.neurons, ridge) / total).tolist()
         return LayerPrices(positions, [x / total for x in losses], neurons, self.added.target_variance / total)
 
@@ -174,9 +178,10 @@ def prices(
     """
     check_vit(ancestry)
     check_adds_last(ancestry, "choose a shape yourself, inherit(learngene, depth=..., heads=...), and train it")
-    stats = [LayerStats(block) for block in ancestry.blocks]
+    stats = None
     with eval_mode(ancestry), torch.no_grad():
         for x in track(calibration_batches(images, batch_size, max_images, ancestry), "pricing parts"):
+            stats = stats or [LayerStats(layer) for layer in layers_of(ancestry, to_model(x, ancestry))]
             stream = embed_patches(ancestry, x)
             for layer in stats:
                 stream = layer.add(stream)
@@ -196,21 +201,24 @@ def paid_so_far(
 def removals(
     kept: KeptParts,  # where the path stands
     layer_prices,  # from `prices`
-    saving,  # what a "head", a "neuron" and the "rest" of a layer save
-    width_step,  # neurons of one step
+    saving,  # what a "head", a "neuron" and the "rest" of each layer save
+    width_step,  # for each layer the neurons of one step
+    stages=None,  # of each layer, where patches are merged between stages; a layer of each stays
 ):  # yields (price / saving, the KeptParts after the step)
     "List every step that makes a shape smaller: a head, some neurons, or a layer less."
+    of_stage = Counter(stages[layer] if stages else 0 for layer in kept.heads)
     for layer, heads in kept.heads.items():
+        head, neuron, rest = (saving[part][layer] for part in PARTS)
         paid, width = paid_so_far(layer_prices, kept, layer), kept.widths[layer]
         if heads > 1:
             smaller = kept.with_heads(layer, heads - 1)
-            yield (paid_so_far(layer_prices, smaller, layer) - paid) / saving["head"], smaller
+            yield (paid_so_far(layer_prices, smaller, layer) - paid) / head, smaller
         if width > 1:
-            smaller = kept.with_width(layer, max(1, width - width_step))
-            saved = saving["neuron"] * (width - smaller.widths[layer])
+            smaller = kept.with_width(layer, max(1, width - width_step[layer]))
+            saved = neuron * (width - smaller.widths[layer])
             yield (paid_so_far(layer_prices, smaller, layer) - paid) / saved, smaller
-        if len(kept.heads) > 1:
-            saved = saving["rest"] + saving["head"] * heads + saving["neuron"] * width
+        if of_stage[stages[layer] if stages else 0] > 1:
+            saved = rest + head * heads + neuron * width
             yield (layer_prices[layer].skip - paid) / saved, kept.without_layer(layer)
 
 # %% ../nbs/07_budgeting.ipynb #9d8fd402
@@ -223,31 +231,30 @@ class ShrinkPath:
         budget,  # a Budget
         ancestry=None,  # the ancestry's architecture as it is, of which limits are shares; None = `base`
     ):
-        if len(set(base["ffn_width"])) > 1:
-            raise ValueError(f"the ancestry's FFNs have widths {base['ffn_width']}; a budget needs them equal.")
         self.base, self.prices, self.budget = base, layer_prices, budget
-        self.full_width, self.costs = base["ffn_width"][0], ShapeCosts(base, budget.batch_size)
-        widths = dict.fromkeys(range(len(layer_prices)), self.full_width)
+        self.full_width, self.costs = units_per_layer(base), ShapeCosts(base, budget.batch_size)
+        widths = dict(enumerate(self.full_width))
         self.whole = self.costs(KeptParts(dict(enumerate(base["heads"])), widths))
         self.ancestry = self.whole if ancestry in (None, base) else measure(ancestry)
         parts, kinds = dict(self.costs.parts), {"params" if k == "memory_mb" else k for k in budget.limits}
         if "latency_ms" in kinds:
             self.whole["latency_ms"], parts["latency_ms"] = part_times(base, budget.batch_size, budget.device)
-        self.saving = {part: sum(parts[k][part] / self.whole[k] for k in sorted(kinds))
-                       for part in ("head", "neuron", "rest")}
-        self.removals = partial(removals, layer_prices=layer_prices, saving=self.saving, width_step=self.width_step)
+        self.saving = {part: [sum(parts[k][part][i] / self.whole[k] for k in sorted(kinds)) for i in widths]
+                       for part in PARTS}
+        self.removals = partial(removals, layer_prices=layer_prices, saving=self.saving, width_step=self.width_step,
+                                stages=self.costs.stages)
         self.states = [KeptParts({i: len(of_layer.heads) for i, of_layer in enumerate(layer_prices)}, widths)]
         while steps := list(self.removals(self.states[-1])):
             self.states.append(min(steps, key=lambda step: step[0])[1])
 
     @property
     def width_step(self):
-        "Neurons of one step."
-        return max(1, self.full_width // 16)
+        "Neurons of one step, in each layer."
+        return [max(1, width // 16) for width in self.full_width]
 
-    def wider(self, width):
-        "The FFN width a step up."
-        return min(self.full_width, width + self.width_step)
+    def wider(self, width, layer):
+        "The FFN width of a layer a step up."
+        return min(self.full_width[layer], width + self.width_step[layer])
 
     def paid(self, kept, layer):
         "Price of what one layer has lost so far."
@@ -292,14 +299,14 @@ def spend_rest(
 ) -> KeptParts:  # within the limits, too
     "Spend what is left on neurons, a layer at a time, where the next ones are worth most."
     path = limits.path
-    open_layers = {i for i, width in kept.widths.items() if width < path.full_width}
+    open_layers = {i for i, width in kept.widths.items() if width < path.full_width[i]}
     while open_layers:
         layer = max(sorted(open_layers), key=partial(_neuron_gain, path, kept))
         width = kept.widths[layer]
-        wider = [kept.with_width(layer, w) for w in range(width + 1, path.wider(width) + 1)]
+        wider = [kept.with_width(layer, w) for w in range(width + 1, path.wider(width, layer) + 1)]
         n_fit = bisect_left(wider, True, key=lambda shape: bool(limits.exceeded(shape)))
         kept = wider[n_fit - 1] if n_fit else kept
-        if kept.widths[layer] in (width, path.full_width):
+        if kept.widths[layer] in (width, path.full_width[layer]):
             open_layers.discard(layer)
     return kept
 
@@ -307,7 +314,7 @@ def spend_rest(
 def _neuron_gain(path, kept, layer):
     "What the next neurons of a layer are worth."
     neurons, width = path.prices[layer].neurons, kept.widths[layer]
-    return neurons[width] - neurons[path.wider(width)]
+    return neurons[width] - neurons[path.wider(width, layer)]
 
 # %% ../nbs/07_budgeting.ipynb #b6d4e299
 def fill_up(
@@ -334,10 +341,10 @@ def buy_back(
     def additions():
         for layer, heads in kept.heads.items():
             if heads < len(path.prices[layer].heads):
-                yield layer, path.saving["head"], kept.with_heads(layer, heads + 1)
-            width, wider = kept.widths[layer], path.wider(kept.widths[layer])
+                yield layer, path.saving["head"][layer], kept.with_heads(layer, heads + 1)
+            width, wider = kept.widths[layer], path.wider(kept.widths[layer], layer)
             if width < wider:
-                yield layer, path.saving["neuron"] * (wider - width), kept.with_width(layer, wider)
+                yield layer, path.saving["neuron"][layer] * (wider - width), kept.with_width(layer, wider)
 
     def gain(layer, larger): return path.paid(kept, layer) - path.paid(larger, layer)
     while True:
@@ -354,8 +361,11 @@ def whole_layers(
     "Keep as many whole layers as fit, those that are dearest to leave out."
     path, everything = limits.path, limits.path.states[0]
     dearest = sorted(everything.heads, key=lambda layer: -path.prices[layer].skip)
-    shapes = [KeptParts({i: everything.heads[i] for i in dearest[:n]}, {i: path.full_width for i in dearest[:n]})
-              for n in range(1, len(dearest) + 1)]
+    stages = path.costs.stages
+    in_turn = [next(i for i in dearest if stages[i] == s) for s in sorted(set(stages))]  # one of each stage first
+    in_turn, n_stages = in_turn + [i for i in dearest if i not in in_turn], len(in_turn)
+    shapes = [KeptParts({i: everything.heads[i] for i in in_turn[:n]}, {i: path.full_width[i] for i in in_turn[:n]})
+              for n in range(n_stages, len(in_turn) + 1)]
     n_fit = bisect_left(shapes, True, key=lambda shape: bool(limits.exceeded(shape)))
     return shapes[n_fit - 1] if n_fit else None
 
@@ -412,7 +422,7 @@ def solve(
 ) -> Plan:  # for `build` and `refit`
     """Find layers, heads per layer and FFN width per layer within a budget.
 
-    ValueError for gated or normalised FFNs, another ancestry than the learngene's, and a budget that is too small;
+    ValueError for FFNs with a norm inside, another ancestry than the learngene's, and a budget that is too small;
     it names the smallest model. A limit in milliseconds is measured, here and now.
     """
     if not isinstance(budget, Budget):

@@ -1,5 +1,6 @@
 "What a descendant takes from its ancestry, counted, and whether an ancestry is the one that was condensed."
 from .families.cuts import PROJ_WEIGHT, is_by_head, of_layers
+from .families.description import units_per_layer
 from .tensor_names import is_classifier, layer_of, part_of
 from .vit import fingerprint
 from .vit_checks import check_vit
@@ -41,7 +42,7 @@ def _attention_values(learngene, layer_plan, proj):
 
 def _ffn_values(learngene, layer_plans, layer, part, n):
     "Values of one FFN tensor that any descendant layer takes."
-    full = learngene.config["ffn_width"][layer]
+    full = units_per_layer(learngene.config)[layer]
     width = max((p.ffn_width or full for p in layer_plans if p.ffn == layer), default=0)
     return (n if width else 0) if part == "mlp.fc2.bias" else n * width // full
 

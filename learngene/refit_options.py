@@ -1,15 +1,18 @@
 "Options of a refit, and what they accept."
 
+import math
 import warnings
 
+
 import torch
-from timm.layers import Mlp
 from torch import nn
 
+from .anatomy import blocks_of, image_size_of, layers_of, patches_of
 from .checks import check_choices
 from .model_input import number_type
+from .families.cuts import hidden_units
 from .stream import check_adds_last
-from .vit_checks import check_vit
+from .vit_checks import check_vit, has_plain_attention
 
 WEIGHTS = ("equal", "norm")  # `weight` of `refit`
 NEURONS = ("qr", "variance", "random")  # `neurons` of `refit`
@@ -41,6 +44,9 @@ def check_refit(
     if not 0 <= damping <= 1:
         raise ValueError(f"damping is {damping}; give a number from 0 to 1.")
     check_choices(weight=(weight, WEIGHTS), neurons=(neurons, NEURONS))
+    if values and not has_plain_attention(child):
+        raise ValueError(f"values is {values}, but values are solved for plain attention alone, and this is a "
+                         f"{type(child).__name__}; leave values at 0.")
     if values and not attention:
         raise ValueError(
             f"values is {values} with attention=False; values are solved together with W^O, so leave attention at True."
@@ -65,8 +71,10 @@ def match_layers(
     sources,  # ancestry layer of each descendant layer, from 0, ascending; None = the first ones
 ) -> list:  # the same, from 0
     "List the ancestry layer of each descendant layer; ValueError when the models do not match."
+    layers = [layers_of(m) for m in (child, ancestry)]
     shapes = [
-        dict(width=m.embed_dim, patches=m.patch_embed.num_patches, prefix_tokens=m.num_prefix_tokens)
+        dict(width=m.embed_dim, patches=math.prod(patches_of(m, image_size_of(m))[0]),
+             prefix_tokens=getattr(m, "num_prefix_tokens", 0))
         for m in (child, ancestry)
     ]
     if shapes[0] != shapes[1]:
@@ -78,15 +86,28 @@ def match_layers(
     devices = [next(m.parameters()).device for m in (child, ancestry)]
     if devices[0] != devices[1]:
         raise ValueError(f"the descendant is on {devices[0]}, the ancestry on {devices[1]}; move both to one device.")
-    depth, n_layers = len(child.blocks), len(ancestry.blocks)
-    matched = list(range(depth)) if sources is None else list(sources)
+    stages = [[layer.stage for layer in of_model] for of_model in layers]
+    depth, n_layers = len(stages[0]), len(stages[1])
+    matched = first_of_stages(*stages) if sources is None else list(sources)
     ascending = matched == sorted(set(matched))
     if len(matched) != depth or not ascending or not 0 <= matched[0] <= matched[-1] < n_layers:
         raise ValueError(
             f"sources is {matched}; give {depth} ascending layers from 0 to {n_layers - 1}, "
             "one for each layer of the descendant."
         )
+    if stages[0] != [stages[1][source] for source in matched]:
+        raise ValueError(f"sources is {matched}, which are layers of stages {[stages[1][s] for s in matched]}; those of "
+                         f"the descendant are of stages {stages[0]}.")
     return matched
+
+
+def first_of_stages(
+    stages,  # stage of each descendant layer
+    ancestry_stages,  # likewise of the ancestry
+) -> list:  # ancestry layers, from 0
+    "Match the first layers of each stage; without stages the first layers."
+    start = {s: ancestry_stages.index(s) for s in set(ancestry_stages)}
+    return [start[s] + stages[:i].count(s) for i, s in enumerate(stages) if s in start]
 
 
 def ffn_widths(
@@ -95,15 +116,15 @@ def ffn_widths(
 ) -> list:  # neurons to keep in each layer; None = all
     "List how many neurons each FFN keeps; ValueError for FFNs that cannot be narrowed."
     if ffn_width is None:
-        return [None] * len(child.blocks)
-    mlps = [block.mlp for block in child.blocks]
-    gated = {type(mlp).__name__ for mlp in mlps if type(mlp) is not Mlp or not isinstance(mlp.norm, nn.Identity)}
-    if gated:
+        return [None] * len(blocks_of(child))
+    mlps = [block.mlp for block in blocks_of(child)]
+    normalised = {type(mlp).__name__ for mlp in mlps if not isinstance(mlp.norm, nn.Identity)}
+    if normalised:
         raise ValueError(
-            f"FFNs of type {', '.join(gated)} (gated or normalised) cannot be narrowed neuron by neuron; "
+            f"FFNs of type {', '.join(normalised)} with a norm over their neurons cannot be narrowed one by one; "
             "leave ffn_width out."
         )
-    full = [mlp.fc1.out_features for mlp in mlps]
+    full = [hidden_units(mlp) for mlp in mlps]
     wanted = list(ffn_width) if isinstance(ffn_width, (list, tuple)) else [ffn_width] * len(full)
     if len(wanted) == len(full):
         wanted = [round(w * n) if isinstance(w, float) else w for w, n in zip(wanted, full)]
@@ -137,7 +158,7 @@ def warn_if_few(tokens, child, values):
         max(
             block.attn.num_heads * child.embed_dim if values else block.attn.proj.in_features, block.mlp.fc2.in_features
         )
-        for block in child.blocks
+        for block in blocks_of(child)
     )
     if tokens < unknowns:
         warnings.warn(

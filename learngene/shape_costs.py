@@ -1,7 +1,11 @@
 "What shapes cost: parameters, operations and memory counted by parts, milliseconds measured."
 from dataclasses import dataclass
 
+from .anatomy import layers_of, tokens_of
+from .families.description import cut_config, rows_of_units, units_per_layer
 from .vit import build_vit, latency_ms, measure, memory_mb
+
+PARTS = ("head", "neuron", "rest")  # of a layer
 
 
 @dataclass(frozen=True)
@@ -26,41 +30,59 @@ class KeptParts:
     def config(self, base):
         "Describe the architecture: `base`, from `vit_config`, with these layers."
         layers = sorted(self.heads)
-        return base | dict(heads=[self.heads[i] for i in layers], ffn_width=[self.widths[i] for i in layers])
+        heads = [[head % base["heads"][i] for head in range(self.heads[i])] for i in layers]
+        return cut_config(base, layers, heads, rows_of_units(base, [self.widths[i] for i in layers]))
 
 
 class ShapeCosts:
     """Count what shapes cost without building them; the same numbers as `measure`.
 
-    All layers are alike, so a few small models tell what a head, a neuron and the rest of a layer cost.
+    Layers of one kind are alike, so a few small models tell what a head, a neuron and the rest of a layer cost.
     """
     def __init__(
         self,
         base,  # the ancestry's architecture, from `vit_config`
         batch_size=1,  # images at once, for memory
     ):
-        one = base | dict(heads=[2], ffn_width=[2])
-        small = dict(one=one, head=one | dict(heads=[3]), neuron=one | dict(ffn_width=[3]),
-                     rest=base | dict(heads=[2, 2], ffn_width=[2, 2]))
-        costs = {name: measure(config) for name, config in small.items()}
-        self.base = base
-        self.parts = {k: self._by_part({name: cost[k] for name, cost in costs.items()}) for k in ("params", "flops")}
-        model = build_vit(one)
-        self.tokens = batch_size * (model.patch_embed.num_patches + model.num_prefix_tokens)
+        model = build_vit(base)
+        self.base, self.stages = base, [layer.stage for layer in layers_of(model)]
+        self.tokens = [batch_size * n for n in tokens_of(model)]
+        kinds = [(layer.stage, getattr(layer.block, "window_size", None)) for layer in layers_of(model)]
+        always = sorted(self.stages.index(s) for s in set(self.stages))  # a layer in each stage
+        known = {kind: self._of_kind([i for i, k in enumerate(kinds) if k == kind], always) for kind in set(kinds)}
+        self.parts = {k: {part: [known[kind][k][part] for kind in kinds] for part in PARTS} for k in ("params", "flops")}
+        self.stems = {k: self._measure(always)[k] - sum(self._layer(k, i, 2, 2) for i in always) for k in self.parts}
 
-    @staticmethod
-    def _by_part(cost):
-        "Split the costs of the small models into those of a head, a neuron, the rest of a layer, and the stem."
-        head, neuron = cost["head"] - cost["one"], cost["neuron"] - cost["one"]
-        rest = cost["rest"] - cost["one"] - 2 * head - 2 * neuron
-        return dict(head=head, neuron=neuron, rest=rest, stem=cost["one"] - 2 * head - 2 * neuron - rest)
+    def _measure(self, layers, layer=None, heads=2, width=2):
+        "Measure a model of some layers of two heads and two neurons, but for one layer."
+        kept = KeptParts(dict.fromkeys(layers, 2) | {layer: heads}, dict.fromkeys(layers, 2) | {layer: width})
+        for counts in (kept.heads, kept.widths):
+            counts.pop(None, None)
+        return measure(kept.config(self.base))
+
+    def _of_kind(self, layers, always):
+        "Split the costs of one kind of layer into those of a head, of a neuron, and of the rest."
+        layer = next((i for i in layers if i not in always), layers[0])
+        few, many = self._measure(always), self._measure(sorted({*always, layer}))
+        head, neuron = (self._measure(sorted({*always, layer}), layer, *size) for size in ((3, 2), (2, 3)))
+        costs = {}
+        for k in ("params", "flops"):
+            of_head, of_neuron = head[k] - many[k], neuron[k] - many[k]
+            rest = 0 if layer in always else many[k] - few[k] - 2 * of_head - 2 * of_neuron  # 0: it always stays
+            costs[k] = dict(head=of_head, neuron=of_neuron, rest=rest)
+        return costs
+
+    def _layer(self, k, layer, heads, width):
+        "What one layer of so many heads and neurons costs."
+        part = {name: of_layers[layer] for name, of_layers in self.parts[k].items()}
+        return part["rest"] + heads * part["head"] + width * part["neuron"]
 
     def __call__(self, kept):
         "Count params, flops and memory_mb of `KeptParts`."
-        heads, neurons, layers = sum(kept.heads.values()), sum(kept.widths.values()), len(kept.heads)
-        params, flops = (part["stem"] + layers * part["rest"] + heads * part["head"] + neurons * part["neuron"]
-                         for part in self.parts.values())
-        return dict(params=params, flops=flops, memory_mb=memory_mb(params, kept.config(self.base), self.tokens))
+        params, flops = (self.stems[k] + sum(self._layer(k, i, kept.heads[i], kept.widths[i]) for i in kept.heads)
+                         for k in ("params", "flops"))
+        tokens = [self.tokens[i] for i in sorted(kept.heads)]
+        return dict(params=params, flops=flops, memory_mb=memory_mb(params, kept.config(self.base), tokens))
 
 
 def fastest_ms(
@@ -80,18 +102,24 @@ def part_times(
     base,  # the ancestry's architecture, from `vit_config`
     batch_size=1,  # images at once
     device="cpu",  # on which it is measured
-):  # (milliseconds of the ancestry, dict of milliseconds of a head, a neuron, and the rest of a layer)
+):  # (milliseconds of the ancestry, dict of milliseconds of a head, a neuron, and the rest of a layer, for each layer)
     """Measure the time of a model: whole, with one layer, with single heads, single neurons.
 
-    A part that is too fast to be seen counts as a thousandth of a layer.
+    A part that is too fast to be seen counts as a thousandth of a layer. Where layers differ in kind, their shares of
+    the operations are taken.
     """
-    def time(heads, widths):
-        return fastest_ms(base | dict(heads=heads, ffn_width=widths), batch_size, device)
+    def time(layers, heads, widths):
+        kept = KeptParts(dict(zip(layers, heads)), dict(zip(layers, widths)))
+        return fastest_ms(kept.config(base), batch_size, device)
 
-    heads, widths, n = base["heads"], base["ffn_width"], len(base["heads"])
-    whole, mean_heads, mean_width = time(heads, widths), sum(heads) / n, sum(widths) / n
-    layer = max(1e-6 * whole, (whole - time(heads[:1], widths[:1])) / max(1, n - 1))
-    head = max(1e-3 * layer / mean_heads, (whole - time([1] * n, widths)) / max(1, sum(heads) - n))
-    neuron = max(1e-3 * layer / mean_width, (whole - time(heads, [1] * n)) / max(1, sum(widths) - n))
+    heads, widths, n = base["heads"], units_per_layer(base), len(base["heads"])
+    whole, mean_heads, mean_width = time(range(n), heads, widths), sum(heads) / n, sum(widths) / n
+    if len(set(base.get("stages", [0]))) > 1:
+        costs = ShapeCosts(base)
+        rate = whole / costs(KeptParts(dict(enumerate(heads)), dict(enumerate(widths))))["flops"]
+        return whole, {part: [rate * x for x in layers] for part, layers in costs.parts["flops"].items()}
+    layer = max(1e-6 * whole, (whole - time([0], heads[:1], widths[:1])) / max(1, n - 1))
+    head = max(1e-3 * layer / mean_heads, (whole - time(range(n), [1] * n, widths)) / max(1, sum(heads) - n))
+    neuron = max(1e-3 * layer / mean_width, (whole - time(range(n), heads, [1] * n)) / max(1, sum(widths) - n))
     rest = max(1e-3 * layer, layer - mean_heads * head - mean_width * neuron)
-    return whole, dict(head=head, neuron=neuron, rest=rest)
+    return whole, {part: [ms] * n for part, ms in dict(head=head, neuron=neuron, rest=rest).items()}

@@ -16,7 +16,7 @@ from .model_input import to_model
 from .model_notes import note_origin
 from .progress import step, track
 from .shrink_report import ShrinkReport
-from .stream import after_layers, embed_patches
+from .stream import last_stream
 from .vit import eval_mode, fingerprint, latency_ms, measure, vit_config
 from .vit_checks import check_vit
 
@@ -58,7 +58,7 @@ def compare_models(
     with eval_mode(child, ancestry):
         for batch in track(images.split(batch_size), "measuring"):
             x = batch.to(device)
-            after, before = (after_layers(m.blocks, embed_patches(m, x)).double() for m in (child, ancestry))
+            after, before = (last_stream(m, x).flatten(1, -2).double() for m in (child, ancestry))
             missing += (after - before).square().sum()
             squares += before.square().sum()
             mean, count = mean + before.sum((0, 1)), count + before[..., 0].numel()

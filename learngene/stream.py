@@ -4,32 +4,51 @@ from pathlib import Path
 
 import torch
 
+from .anatomy import as_layer, first_stream, layers_of
 from .model_input import to_model, wide
 
 
 def embed_patches(
-    model,  # a timm VisionTransformer
+    model,  # a vision transformer
     images,  # (B, channels, height, width), on any device and of any float type
-) -> torch.Tensor:  # (B, tokens, width)
+) -> torch.Tensor:  # (B, tokens, width), or (B, rows, columns, width) where patches attend in windows
     "Return the stream that enters the first layer."
-    return model.norm_pre(model._pos_embed(model.patch_embed(to_model(images, model))))
+    return first_stream(model, to_model(images, model))
 
 
-def after_attention(block, stream):
-    "Add what a layer's attention makes of the stream (B, tokens, width)."
-    return stream + block.ls1(block.attn(block.norm1(stream)))
+def after_attention(layer, stream):
+    "Add what the attention of a `Layer`, or of a plain block, makes of the stream."
+    return as_layer(layer).after_attention(stream)
 
 
-def after_ffn(block, stream):
-    "Add what a layer's FFN makes of the stream (B, tokens, width)."
-    return stream + block.ls2(block.mlp(block.norm2(stream)))
+def after_ffn(layer, stream):
+    "Add what the FFN of a `Layer`, or of a plain block, makes of the stream."
+    return as_layer(layer).after_ffn(stream)
 
 
-def after_layers(blocks, stream):
-    "Pass the stream (B, tokens, width) through whole layers."
-    for block in blocks:
-        stream = after_ffn(block, after_attention(block, stream))
+def after_layers(layers, stream):
+    "Pass the stream through whole layers, and what merges patches before them."
+    for layer in layers:
+        stream = as_layer(layer)(stream)
     return stream
+
+
+def last_stream(
+    model,  # a vision transformer
+    images,  # (B, channels, height, width)
+) -> torch.Tensor:  # the stream behind the last layer
+    "Pass images through all layers of a model."
+    return after_layers(layers_of(model, images), embed_patches(model, images))
+
+
+def record_attention(
+    layer,  # a `Layer`, or a plain block
+    stream,
+):  # (what enters W^O, token by token of the stream; the stream after attention)
+    "Run a layer's attention and catch what enters its output matrix."
+    layer = as_layer(layer)
+    inputs, arrived = record_inputs(layer.proj, layer.after_attention, stream)
+    return layer.in_order(inputs, stream), arrived
 
 
 def record_inputs(
@@ -48,12 +67,13 @@ def record_inputs(
 
 
 def check_adds_last(
-    model,  # a timm VisionTransformer
+    model,  # a vision transformer
     remedy,  # what to do instead, for the error
 ) -> None:
     "Raise ValueError unless W^O and W_2 are the last matrices before the stream."
-    if not hasattr(model.blocks[0], "ls1"):
-        raise ValueError(f"blocks of type {type(model.blocks[0]).__name__} normalise after W^O, "
+    first = layers_of(model)[0]
+    if not first.adds_last:
+        raise ValueError(f"blocks of type {type(first.block).__name__} normalise after W^O, "
                          f"where least squares does not apply; {remedy}.")
 
 
@@ -78,30 +98,38 @@ class Stream:
     "One model's stream for all calibration images, batch by batch; it advances in place."
     def __init__(
         self,
-        model,  # a timm VisionTransformer
+        model,  # a vision transformer
         batches,  # list of image tensors (B, channels, height, width)
         store,  # a StreamStore for the states
     ):
         self.model, self.batches, self.device = model, batches, next(model.parameters()).device
+        self.store, self.layers = store, layers_of(model, to_model(batches[0], model))
         self.states = [store.keep(embed_patches(model, x)) for x in batches]
 
     @property
     def tokens(self):
         "Tokens of all images together."
-        return sum(state.shape[0] * state.shape[1] for state in self.states)
+        return sum(state[..., 0].numel() for state in self.states)
 
     def __iter__(self):
         return (state.to(self.device) for state in self.states)
 
     def advance(self, step):
         "Replace every state by `step(state)`."
-        for state in self.states:
-            state.copy_(step(state.to(self.device)))
+        for batch, state in enumerate(self.states):
+            self.put(batch, step(state.to(self.device)))
+
+    def put(self, batch, stream):
+        "Replace the state of one batch; where patches were merged it gets a new shape."
+        if self.states[batch].shape == stream.shape:
+            self.states[batch].copy_(stream)
+        else:
+            self.states[batch] = self.store.keep(stream)
 
     def restart(self):
         "Go back to the patch embedding."
-        for state, x in zip(self.states, self.batches):
-            state.copy_(embed_patches(self.model, x))
+        for batch, x in enumerate(self.batches):
+            self.put(batch, embed_patches(self.model, x))
 
 
 def relative_error(

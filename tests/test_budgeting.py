@@ -276,15 +276,24 @@ def test_a_budget_for_a_model_that_pools_by_attention(tmp_path):
     assert torch.equal(lg.load_descendant(tmp_path / "m")(images[:2]), child(images[:2]))
 
 
-@pytest.mark.parametrize("name", ["packed swiglu", "swiglu", "mlp norm, no proj bias", "post norm"])
+@pytest.mark.parametrize("name", ["mlp norm, no proj bias", "post norm"])
 def test_models_without_budgets_are_refused_with_a_remedy(name, monkeypatch):
     model = make(name)
     learngene = lg.condense(model, pictures(model), eps=1e-9)
     if name != "post norm":
         monkeypatch.setattr(budgeting, "prices", None)  # before anything is computed
-    reason = "(cannot be narrowed neuron by neuron|normalise after W.O)"
+    reason = "(cannot be narrowed one by one|normalise after W.O)"
     with pytest.raises(ValueError, match=f"{reason}.*choose a shape yourself"):
         lg.solve(learngene, Budget(params=0.5), model, pictures(model))
+
+
+@pytest.mark.parametrize("name", ["packed swiglu", "swiglu"])
+def test_a_hidden_unit_of_a_gated_ffn_is_a_row_of_both_input_matrices(name):
+    model = make(name)
+    images = pictures(model)
+    child = lg.inherit(lg.condense(model, images, eps=1e-9), budget=Budget(params=0.6), refit=images, ancestry=model)
+    assert 0.55 < count_params(child) / count_params(model) <= 0.6
+    assert all(block.mlp(torch.ones(1, 32)).shape == (1, 32) for block in child.blocks)
 
 
 def test_another_ancestry_of_the_same_shape_is_refused(condensed):

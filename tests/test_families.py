@@ -9,12 +9,12 @@ import learngene as lg
 from learngene import vit
 from learngene.anatomy import blocks_of, layers_of
 from learngene.families.blocks import shares_heads
-from learngene.families.cuts import cut_heads
+from learngene.families.cuts import cut_heads, hidden_units
 from learngene.families.examples import EXAMPLES, small_model
 from learngene.inherited import check_same_ancestry
 from learngene.inheriting import PROJ, inherit
 
-pytestmark = pytest.mark.filterwarnings("ignore:Eps")
+pytestmark = pytest.mark.filterwarnings("ignore:Eps|.* unknowns a channel")
 
 
 @pytest.fixture(scope="module", params=EXAMPLES)
@@ -115,3 +115,49 @@ def test_methods_take_families(name):
             continue
         child = chosen.expand(chosen.condense(model, images), shape)
         assert child(images).shape == (3, 4) and len(blocks_of(child)) == 3
+
+
+def test_refit_lessens_the_error(ancestry):
+    model, images, _, learngene = ancestry
+    child = inherit(learngene, heads=[max(1, n // 2) for n in learngene.config["heads"]], proj="aligned")
+    if not layers_of(model)[0].adds_last:
+        with pytest.raises(ValueError, match="normalise after W"):
+            lg.refit(child, model, images)
+        return
+    many = torch.cat([images, images.flip(-1), images.flip(-2), images.transpose(-1, -2)])
+    report = lg.refit(child, model, many)
+    assert report.after[-1] < report.before[-1]
+    assert lg.stream_errors(child, model, many)[-1] == pytest.approx(report.after[-1], rel=1e-3)
+    if learngene.config["scale_mlp_norm"]:
+        with pytest.raises(ValueError, match="norm over their neurons"):
+            lg.refit(child, model, many, ffn_width=0.75)
+        return
+    full = [hidden_units(block.mlp) for block in blocks_of(child)]
+    lg.refit(child, model, many, ffn_width=0.75)
+    assert [hidden_units(block.mlp) for block in blocks_of(child)] == [round(0.75 * n) for n in full]
+    with torch.no_grad():
+        assert child(images).isfinite().all()
+
+
+def test_budget_is_kept(ancestry):
+    model, images, _, learngene = ancestry
+    if not layers_of(model)[0].adds_last or learngene.config["scale_mlp_norm"]:
+        with pytest.raises(ValueError, match="normalise after W|norm over their neurons"):
+            lg.solve(learngene, lg.Budget(params=0.7), model, images)
+        return
+    stem = sum(t.numel() for name, t in learngene.tensors.items() if not name.startswith("blocks."))
+    limit = (vit.count_params(model) + stem) / 2  # half of what layers hold
+    child = lg.inherit(learngene, refit=images, ancestry=model, budget=lg.Budget(params=limit))
+    assert 0.9 * limit < vit.count_params(child) <= limit
+    assert set(vit.vit_config(child).get("stages", [0])) == set(learngene.config.get("stages", [0]))
+    with torch.no_grad():
+        assert child(images).isfinite().all()
+
+
+@torch.no_grad()
+def test_refit_of_a_copy_changes_nothing(ancestry):
+    model, images, logits, learngene = ancestry
+    if layers_of(model)[0].adds_last:
+        child = inherit(learngene)
+        assert lg.refit(child, model, images).after[-1] < 1e-4
+        torch.testing.assert_close(child(images), logits, rtol=1e-3, atol=1e-3)

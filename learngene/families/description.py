@@ -201,5 +201,16 @@ def units_per_layer(
     config: dict,  # from `vit_config`
 ) -> list:
     "List the hidden units of each FFN; packed gates and values take two rows for one."
-    rows = 2 if config["mlp"] == "GluMlp" else 1
-    return [width // rows for width in config["ffn_width"]]
+    return [width // _rows(config) for width in config["ffn_width"]]
+
+
+def rows_of_units(
+    config: dict,  # from `vit_config`
+    units,  # hidden units of each FFN
+) -> list:
+    "List the rows of the first FFN matrix for numbers of hidden units."
+    return [_rows(config) * n for n in units]
+
+
+def _rows(config):
+    return 2 if config["mlp"] == "GluMlp" else 1
