@@ -80,7 +80,7 @@ class Layer:
         return middle.view_as(stream)
 
     def in_order(self, tokens, stream):
-        "Bring what was computed in windows, (images * windows, tokens, n), into the order of the stream."
+        "Bring (images * windows, tokens, n) into the order of the stream."
         if stream.ndim == 4:
             patch = windows_of(self.block, stream.shape[1:3], 0)
             place = patch.flatten().argsort(stable=True)[(patch < 0).sum():]

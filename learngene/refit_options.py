@@ -96,8 +96,8 @@ def match_layers(
             "one for each layer of the descendant."
         )
     if stages[0] != [stages[1][source] for source in matched]:
-        raise ValueError(f"sources is {matched}, which are layers of stages {[stages[1][s] for s in matched]}; those of "
-                         f"the descendant are of stages {stages[0]}.")
+        raise ValueError(f"sources is {matched}, which are layers of stages {[stages[1][s] for s in matched]}; those "
+                         f"of the descendant are of stages {stages[0]}.")
     return matched
 
 

@@ -50,7 +50,8 @@ class ShapeCosts:
         kinds = [(layer.stage, getattr(layer.block, "window_size", None)) for layer in layers_of(model)]
         always = sorted(self.stages.index(s) for s in set(self.stages))  # a layer in each stage
         known = {kind: self._of_kind([i for i, k in enumerate(kinds) if k == kind], always) for kind in set(kinds)}
-        self.parts = {k: {part: [known[kind][k][part] for kind in kinds] for part in PARTS} for k in ("params", "flops")}
+        self.parts = {k: {part: [known[kind][k][part] for kind in kinds] for part in PARTS}
+                      for k in ("params", "flops")}
         self.stems = {k: self._measure(always)[k] - sum(self._layer(k, i, 2, 2) for i in always) for k in self.parts}
 
     def _measure(self, layers, layer=None, heads=2, width=2):

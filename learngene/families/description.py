@@ -201,7 +201,7 @@ def units_per_layer(
     config: dict,  # from `vit_config`
 ) -> list:
     "List the hidden units of each FFN; packed gates and values take two rows for one."
-    return [width // _rows(config) for width in config["ffn_width"]]
+    return [width // _rows_of_a_unit(config) for width in config["ffn_width"]]
 
 
 def rows_of_units(
@@ -209,8 +209,8 @@ def rows_of_units(
     units,  # hidden units of each FFN
 ) -> list:
     "List the rows of the first FFN matrix for numbers of hidden units."
-    return [_rows(config) * n for n in units]
+    return [_rows_of_a_unit(config) * n for n in units]
 
 
-def _rows(config):
+def _rows_of_a_unit(config):
     return 2 if config["mlp"] == "GluMlp" else 1
