@@ -8,6 +8,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 
+from .families.blocks import patches_of
 from .families.checks import why_refused
 from .files import CONFIG, check_finite, near, read_config, read_json, shorten
 from .folder_schema import check_hub_folder, check_vit_folder
@@ -118,7 +119,9 @@ def set_image_size(
 ):  # the same model
     "Resample a model's positions for images of another size. ValueError for a bad one."
     height, width = (size, size) if isinstance(size, int) else size
-    patch = model.patch_embed.patch_size
+    if not hasattr(model, "set_input_size"):
+        raise ValueError(f"{type(model).__name__} cannot be set to another image size; leave the size out.")
+    _, patch = patches_of(model, (height, width))
     if height < patch[0] or width < patch[1] or height % patch[0] or width % patch[1]:
         raise ValueError(f"images of {height} x {width} pixels do not divide into patches of {patch[0]} x {patch[1]}; "
                          "choose a multiple.")
