@@ -10,6 +10,7 @@ from torch import nn
 from .anatomy import blocks_of, image_size_of, layers_of, patches_of
 from .checks import check_choices
 from .model_input import number_type
+from .families.blocks import block_paths
 from .families.cuts import hidden_units
 from .stream import check_adds_last
 from .vit_checks import check_vit, has_plain_attention
@@ -53,15 +54,22 @@ def check_refit(
         )
 
 
+def _parameters_of_layers(model):
+    "Yield (name in the model, parameter) of all layers, also twice."
+    for path, block in zip(block_paths(model), blocks_of(model)):
+        for name, p in block.named_parameters(remove_duplicate=False):
+            yield f"{path}.{name}", p
+
+
 def _check_separate(child, ancestry):
     "Raise ValueError when two layers, or both models, have a tensor in common: solving one would change the other."
     def key(p): return p.data_ptr() or id(p)  # on the meta device no tensor has an address
-    other = ancestry.blocks.named_parameters() if child is not ancestry else ()  # itself: nothing is missing
-    owners = {key(p): f"the ancestry's blocks.{name}" for name, p in other}
-    for name, p in child.blocks.named_parameters(remove_duplicate=False):
-        owner = owners.setdefault(key(p), f"blocks.{name}")
-        if owner != f"blocks.{name}":
-            raise ValueError(f"blocks.{name} of the descendant and {owner} are one tensor, and a refit changes each "
+    other = _parameters_of_layers(ancestry) if child is not ancestry else ()  # itself: nothing is missing
+    owners = {key(p): f"the ancestry's {name}" for name, p in other}
+    for name, p in _parameters_of_layers(child):
+        owner = owners.setdefault(key(p), name)
+        if owner != name:
+            raise ValueError(f"{name} of the descendant and {owner} are one tensor, and a refit changes each "
                              "layer for itself; save and load the descendant, which gives every layer its own.")
 
 

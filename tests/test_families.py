@@ -14,7 +14,7 @@ from learngene.families.examples import EXAMPLES, small_model
 from learngene.inherited import check_same_ancestry
 from learngene.inheriting import PROJ, inherit
 
-pytestmark = pytest.mark.filterwarnings("ignore:Eps|.* unknowns a channel")
+pytestmark = pytest.mark.filterwarnings("ignore:Eps|.* unknowns a channel|the refit ends")
 
 
 @pytest.fixture(scope="module", params=EXAMPLES)
