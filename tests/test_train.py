@@ -911,7 +911,8 @@ def test_what_accelerate_sets_for_good_is_taken_back(monkeypatch):
         T, "train_step", lambda *args: (precisions.append(torch.get_float32_matmul_precision()), step(*args))[1]
     )
     model, _ = train(recipe(train=dict(epochs=1)))
-    assert {*precisions, torch.get_float32_matmul_precision()} == {before} and vars(model).keys() == vars(vit()).keys()
+    assert {*precisions, torch.get_float32_matmul_precision()} == {before}
+    assert vars(model).keys() - {"pretrained_cfg"} == vars(vit()).keys(), "what is noted of its images stays"
 
 
 def test_compiled_code_does_not_outlive_a_run(monkeypatch):
