@@ -37,8 +37,8 @@ class KnownSpeeds:
             recipe = meta_info.get("recipe")
             if train_info.get("images_per_second"):
                 self.speeds.setdefault(_work_per_image(recipe), []).append(train_info["images_per_second"])
-            if meta_info.get("data_sizes"):
-                self.images.setdefault(_images_used(recipe or {}), meta_info["data_sizes"]["train"])
+            if images := (meta_info.get("data_sizes") or {}).get("train"):
+                self.images.setdefault(_images_used(recipe or {}), images)
 
     def estimate(
         self,
