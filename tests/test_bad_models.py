@@ -45,10 +45,10 @@ def test_half_precision(dtype):
 
 
 def test_mixed_head_counts():
-    "Heads may differ from layer to layer; FFN widths may not, and the error says so."
+    "Heads and FFN widths may differ from layer to layer: what was shrunk can be shrunk again."
     uneven = lg.inherit(lg.condensing.keep_all(make("plain")), heads=[4, 2, 1], ffn="copy")
     again = lg.shrink(uneven, pictures(uneven, 12), params=0.7)
     assert again.report.ancestry_heads == [4, 2, 1]
     narrowed = lg.shrink(make("plain"), pictures(uneven, 12), params=0.6)
-    with pytest.raises(ValueError, match="FFNs have widths .* a budget needs them equal"):
-        lg.shrink(narrowed, pictures(uneven, 12), params=0.7)
+    once_more = lg.shrink(narrowed, pictures(uneven, 12), params=0.7)
+    assert lg.vit.count_params(once_more) <= 0.7 * lg.vit.count_params(narrowed)

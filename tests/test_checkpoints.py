@@ -205,7 +205,7 @@ def test_a_script_without_a_main_guard(tmp_path, monkeypatch, method, guard, wor
     script = tmp_path / "my_script.py"
     script.write_text(SCRIPT.format(method=method, guard=guard, workers=workers))
     monkeypatch.setattr(processes.multiprocessing, "get_start_method", lambda allow_none: method)
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script))
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script), raising=False)
     if not refused:
         return processes.check_main_guard(workers)
     with pytest.raises(RuntimeError, match=r"my_script.py again; put its calls under `if __name__ == \"__main__\":`"):
