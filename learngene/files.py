@@ -200,6 +200,7 @@ def save_tensors(path, format, tensors, config, texts=None):
 def load_tensors(path, format, allow_nonfinite=False, dtype=None):
     """Read what `save_tensors` wrote, as (tensors, config); convert tensors to `dtype`.
 
+    `dtype` may be a function of the tensors, which chooses their type.
     ValueError for anything else, and for NaN and infinite weights unless they are allowed.
     """
     path = Path(path)
@@ -216,6 +217,7 @@ def load_tensors(path, format, allow_nonfinite=False, dtype=None):
     except (SafetensorError, ValueError, OSError, RuntimeError) as e:
         raise ValueError(f"{file} is truncated or not a safetensors file ({in_one_line(e)}); fetch or save it "
                          "again.") from None
+    dtype = dtype(tensors) if callable(dtype) else dtype
     tensors = {name: t.to(dtype) if dtype and t.is_floating_point() else t for name, t in tensors.items()}
     if not allow_nonfinite:
         check_finite(tensors, file)

@@ -38,3 +38,11 @@ def wide(
 ) -> torch.Tensor:
     "Return half-precision numbers as 32-bit ones, in which sums and squares can be trusted."
     return tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
+
+
+def common_type(
+    tensors: dict,  # of a file, by name
+) -> torch.dtype:
+    "Choose the type of weights in memory: 64 bits where all have them, else 32."
+    types = {t.dtype for t in tensors.values() if t.is_floating_point()}
+    return torch.float64 if types == {torch.float64} else torch.float32

@@ -13,7 +13,7 @@ from .families.description import construct, describe_cuts, fill_buffers, first_
 from .families.description import per_layer
 from .files import CONFIG, TENSORS, check_types, load_tensors, read_config, save_tensors, shorten
 from .folder_schema import check_vit_folder
-from .model_input import to_model, wide
+from .model_input import common_type, to_model
 from .model_notes import attach_reports, read_notes, reports_of, write_notes
 from .vit_checks import check_head, check_vit, has_plain_attention
 
@@ -223,8 +223,7 @@ def load_vit(
     Raises ValueError for truncated or foreign files and for missing, unexpected or non-finite weights,
     FileNotFoundError for absent files.
     """
-    tensors, values = load_tensors(path, VIT_FORMAT, allow_nonfinite, dtype)
-    tensors = tensors if dtype else {name: wide(t) for name, t in tensors.items()}
+    tensors, values = load_tensors(path, VIT_FORMAT, allow_nonfinite, dtype or common_type)
     file = Path(path) / CONFIG
     check_vit_folder(values, file)
     model = fill_vit(build_described(values["config"], file), tensors, source=Path(path) / TENSORS)
