@@ -112,7 +112,7 @@ def stated_normalisation(
         for step in steps:
             mean, std = getattr(step, "mean", None), getattr(step, "std", None)
             if not (mean is None or std is None or callable(mean)):
-                return tuple(tuple(np.asarray(numbers, dtype=float).flatten().tolist()) for numbers in (mean, std))
+                return tuple(tuple(torch.as_tensor(numbers).cpu().double().flatten().tolist()) for numbers in (mean, std))
         images = getattr(images, "dataset", None) or next(iter(getattr(images, "datasets", None) or ()), None)
         if images is None:
             return None

@@ -10,6 +10,7 @@ from .ffn_sharing import is_shared
 from .model_input import number_type
 
 MATRICES = ("qkv", "q_proj", "k_proj", "v_proj", "proj", "gate", "fc1", "fc1_g", "fc1_x", "fc2")
+PLAIN = (nn.Parameter,)  # types of weights that are numbers and no more
 
 
 def check_vit(
@@ -49,7 +50,7 @@ def _wrong_weight(model):
             return (f"{name}.{tensor} is computed from other tensors (pruning, weight norm, an adapter); make it plain "
                     "by `prune.remove` or `parametrize.remove_parametrizations` of torch.nn.utils.")
     for name, p in model.named_parameters():
-        if type(p) is not nn.Parameter:
+        if type(p) not in PLAIN:
             return f"{name} is of type {type(p).__name__}, no plain parameter (quantised?); give the model before that."
     return None
 

@@ -9,7 +9,7 @@ import contextlib
 from types import SimpleNamespace
 from unittest import mock
 
-import learngene  # noqa: F401, before timm and torchvision
+from learngene import vit_checks  # before timm and torchvision
 
 import accelerate  # noqa: F401, everything that looks at torch.Generator when it is imported
 import pytest
@@ -270,6 +270,7 @@ def pretended():
         # tensors of inference mode cannot be wrapped
         stack.enter_context(mock.patch.object(torch, "inference_mode", torch.no_grad))
         stack.enter_context(mock.patch.object(Pretended, "record_stream", lambda tensor, stream: None))
+        stack.enter_context(mock.patch.object(vit_checks, "PLAIN", (*vit_checks.PLAIN, Pretended)))
         stack.enter_context(mock.patch.object(pin_memory, "pin_memory", lambda data, device=None: data))
         stack.enter_context(_Operations())
         stack.enter_context(_Calls())
