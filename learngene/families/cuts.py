@@ -53,7 +53,7 @@ def select(
     keep,  # those that it shall have; they may repeat
 ) -> torch.Tensor:  # of its own memory
     "Keep some heads or hidden units of a tensor."
-    index = torch.as_tensor(list(keep), device=tensor.device)
+    index = torch.as_tensor(list(keep)).to(tensor.device)
     return split_axis(tensor, at, count).index_select(at[0] + 1, index).flatten(at[0], at[0] + 2)
 
 
