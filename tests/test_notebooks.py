@@ -42,6 +42,7 @@ def test_committed_outputs(path):
     cells = [c for c in read(path)["cells"] if c["cell_type"] == "code"]
     outputs = [o for c in cells for o in c["outputs"]]
     assert not [o for o in outputs if o["output_type"] == "error"]
+    assert not [o for o in outputs if o.get("name") == "stderr"], "a warning names files of the machine that ran it"
     assert not [c for c in cells if "execution" in c["metadata"]]
     assert outputs or path.parent.name in ("paper", "methods"), "a notebook shows what its cells give; run it"
 
