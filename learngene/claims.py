@@ -45,7 +45,7 @@ class RuleChange:
     "A commit that made the rule of the verdicts what it was from then on."
 
     date: str
-    commit: str
+    commit: str  # "" = the one that added this line
     change: str
     after_results: bool = True  # had results been seen before?
 
@@ -86,7 +86,7 @@ RULE_CHANGES = (
     ),
     RuleChange(
         "2026-11-27 10:40",
-        "7cf4f70",
+        "",
         "All p-values behind the page are corrected together; before, only the comparisons within each claim were, and "
         "the means not at all. Frozen from here on.",
     ),
@@ -292,7 +292,7 @@ def rule_note() -> str:
 
 def rule_changes() -> pd.DataFrame:  # index: when
     "Tabulate the commits that made the rule."
-    rows = [dict(commit=c.commit, change=c.change) for c in RULE_CHANGES]
+    rows = [dict(commit=c.commit or "with this line", change=c.change) for c in RULE_CHANGES]
     return pd.DataFrame(rows, index=pd.Index([c.date for c in RULE_CHANGES], name="when"))
 
 

@@ -1,7 +1,7 @@
 """What is on record: the runs of a sweep when all of them are there, and the effects that they show."""
 import pandas as pd
 
-from .tables import Results, compare, differences, judge, to_frame, verdict
+from .tables import Results, compare, differences, judge, to_frame
 
 
 def stores_of(
@@ -52,7 +52,7 @@ def mean_effect(
     sweep: str,  # name of a recipe file
     method: str,  # as the sweep labels it
     others: list,  # methods that it is compared with
-) -> dict | None:  # as from `tables.judge`, and `profile`; its verdict is better, worse or no clear difference
+) -> dict | None:  # as from `tables.judge` without its verdict, and `profile`
     """Return the mean paired difference in test accuracy between a method and others.
 
     Over all columns of a sweep, from the first profile that has all runs on record; None where there is none.
@@ -63,20 +63,24 @@ def mean_effect(
     frame = to_frame(cells, records)
     labels = [label for label in cells[0][0] if label not in ("method", "seed")]
     frame["column"] = frame[labels].astype(str).agg(", ".join, axis=1)
-    effect = judge(differences(frame, method, others, by="column"))
-    return effect | dict(profile=profile, verdict=verdict(effect))
+    effect = judge(differences(frame, method, others, by="column")) | dict(profile=profile)
+    del effect["verdict"]  # claims has those, corrected for each other
+    return effect
 
 
 def describe_effect(
     effect: dict | None,  # from `mean_effect`
 ) -> str:
-    "Say an effect in words, with its interval and where it was measured."
+    """Say an effect with its interval, p-value and where it was measured.
+
+    It gets no verdict: only claims has those, where all p-values are corrected together.
+    """
     if effect is None:
         return "not measured: no profile has all runs on record"
     difference, *interval = short_effect(effect).split(" ", 1)
-    numbers = " ".join([difference, "points", *interval])
+    numbers = " ".join([difference, "points", *interval]) + (f", p = {effect['p']:.2g}" if interval else "")
     counts = f"{effect['n']} seeds, {effect['comparisons']} comparison{'s' * (effect['comparisons'] > 1)}"
-    return f"{effect['verdict']}, {numbers} ({effect['profile']}: {counts})"
+    return f"{numbers} ({effect['profile']}: {counts})"
 
 
 def short_effect(
