@@ -112,7 +112,8 @@ def stated_normalisation(
         for step in steps:
             mean, std = getattr(step, "mean", None), getattr(step, "std", None)
             if not (mean is None or std is None or callable(mean)):
-                return tuple(tuple(torch.as_tensor(numbers).cpu().double().flatten().tolist()) for numbers in (mean, std))
+                numbers = (torch.as_tensor(number).cpu().double().flatten() for number in (mean, std))
+                return tuple(tuple(one.tolist()) for one in numbers)
         images = getattr(images, "dataset", None) or next(iter(getattr(images, "datasets", None) or ()), None)
         if images is None:
             return None

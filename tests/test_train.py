@@ -973,7 +973,7 @@ def test_more_classes_than_the_data_has_is_fine():
 
 
 def test_not_a_vit():
-    with pytest.raises(TypeError, match="not a timm VisionTransformer"):
+    with pytest.raises(TypeError, match="not a vision transformer of timm"):
         train(recipe(), nn.Linear(2, 2))
 
 
