@@ -28,23 +28,30 @@ class PretrainedCfg(BaseModel):
     label_descriptions: dict | None = None
 
 
-class VitConfig(BaseModel):
-    "The architecture of a vision transformer, as `vit_config` describes it."
+class Architecture(BaseModel):
+    "What `vit_config` says of a model of any family."
     model_config = ConfigDict(extra="forbid")
-    model: StrictStr
     img_size: Pair
-    patch_size: Pair
     in_chans: Size
     num_classes: Whole
+    heads: Layers
+    ffn_width: Layers
+    mlp: StrictStr
+    scale_mlp_norm: StrictBool
+    pretrained_cfg: PretrainedCfg | None = None
+    origin: PlainMapping | None = None
+
+
+class VitConfig(Architecture):
+    "The architecture of a plain vision transformer."
+    model: StrictStr
+    patch_size: Pair
     global_pool: StrictStr
     embed_dim: Size
     head_dim: Size
-    heads: Layers
-    ffn_width: Layers
     qkv_bias: StrictBool
     qk_norm: StrictBool
     proj_bias: StrictBool
-    scale_mlp_norm: StrictBool
     layer_scale: StrictBool
     class_token: StrictBool
     pos_embed: StrictStr
@@ -59,34 +66,21 @@ class VitConfig(BaseModel):
     norm: tuple[StrictStr, Positive]  # class and eps
     act: StrictStr
     block: StrictStr
-    mlp: StrictStr
     gate_last: StrictBool | None
     dynamic_img_pad: StrictBool = False
     pool_ffn_width: Size | None = None
-    pretrained_cfg: PretrainedCfg | None = None
-    origin: PlainMapping | None = None
 
 
-class FamilyConfig(BaseModel):
-    "An architecture of timm's and its cuts, as `vit_config` describes other families."
-    model_config = ConfigDict(extra="forbid")
+class FamilyConfig(Architecture):
+    "An architecture of timm's and its cuts, as other families are described."
     family: StrictStr
     architecture: StrictStr
     args: PlainMapping  # what timm is told beside the name
     layers: Indices  # of the architecture that stay
     stages: Indices  # of each layer
-    heads: Layers
     shared_heads: list[Indices] | None
-    ffn_width: Layers
     head_dim: Layers
     embed_dim: Layers
-    img_size: Pair
-    in_chans: Size
-    num_classes: Whole
-    mlp: StrictStr
-    scale_mlp_norm: StrictBool
-    pretrained_cfg: PretrainedCfg | None = None
-    origin: PlainMapping | None = None
 
 
 class VitFolder(BaseModel):
