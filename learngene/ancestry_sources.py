@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from .families.blocks import patches_of
 from .families.checks import why_refused
-from .files import CONFIG, check_finite, near, read_config, read_json, shorten
+from .files import CONFIG, check_finite, in_one_line, near, read_config, read_json, shorten
 from .folder_schema import check_hub_folder, check_vit_folder
 from .hub import without_retries
 from .vit import VIT_FORMAT, build_described, build_vit, load_vit
@@ -91,18 +91,14 @@ def _from_hub_folder(path, stated, pretrained, arguments, allow_nonfinite):
     except (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, SafetensorError,
             TypeError, ValueError, pickle.UnpicklingError) as e:
         if isinstance(e, TypeError) and arguments:
-            raise TypeError(f"{path}: timm refuses {', '.join(arguments)} ({_in_short(e)}).") from None
-        raise ValueError(f"{path}: timm cannot load this folder ({_in_short(e)}); fetch or save it again. If it is a "
+            raise TypeError(f"{path}: timm refuses {', '.join(arguments)} ({in_one_line(e)}).") from None
+        raise ValueError(f"{path}: timm cannot load this folder ({in_one_line(e)}); fetch or save it again. If it is a "
                          "descendant, save it with `learngene.save_descendant`.") from None
     if pretrained and not allow_nonfinite:
         check_finite(model.state_dict(), path)
     if classes := stated.get("class_to_idx"):
         model.pretrained_cfg = (model.pretrained_cfg or {}) | dict(class_to_idx=classes)
     return model
-
-
-def _in_short(error):
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _check_size(model, file):
@@ -149,7 +145,7 @@ def from_timm(
             model = timm.create_model(name, pretrained=pretrained, **arguments)
     except OSError as error:  # every failed download is one
         hint = f" Is {name.removeprefix('hf-hub:')!r} its name on the hub?" if name.startswith("hf-hub:") else ""
-        raise OSError(f"the weights of {name!r} could not be fetched ({_in_short(error)}). Without a network, give a "
+        raise OSError(f"the weights of {name!r} could not be fetched ({in_one_line(error)}). Without a network, give a "
                       f"local folder, or pretrained=False for random weights.{hint}") from error
     if pretrained and not allow_nonfinite:
         check_finite(model.state_dict(), name)

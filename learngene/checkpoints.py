@@ -5,7 +5,6 @@ Written by hand: accelerate's `save_state` is neither atomic nor free of pickles
 import math
 import os
 import random
-import re
 import tempfile
 import time
 import zipfile
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from accelerate.utils import broadcast
 
-from .files import check_finite, check_writable
+from .files import CHECKPOINT_NAME, check_finite, check_writable, in_one_line
 from .processes import check_main_guard
 
 
@@ -116,7 +115,7 @@ def checkpoint_paths(
     folder,  # where a run's checkpoints lie
 ) -> list:
     "Return the paths of all checkpoints, the one furthest on last."
-    paths = [path for path in Path(folder).glob("epoch-*.pt") if re.fullmatch(r"epoch-\d+(-step-\d+)?", path.stem)]
+    paths = [path for path in Path(folder).glob("epoch-*.pt") if CHECKPOINT_NAME.fullmatch(path.name)]
     return sorted(paths, key=lambda path: path.stem)
 
 
@@ -136,8 +135,7 @@ def load_checkpoint(
         except FileNotFoundError:  # another process removed it
             continue
         except Exception as e:  # truncated zip, short read, foreign pickle, missing key: torch raises many types
-            reason = " ".join(f"{type(e).__name__}: {e}".split())[:200]
-            log(f"{path} is damaged ({reason}); resuming from the checkpoint before it.")
+            log(f"{path} is damaged ({in_one_line(e)}); resuming from the checkpoint before it.")
             continue
         remedy = f"remove {path.parent} or give another folder."
         if state["key"] != key:

@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import re
 import reprlib
 import shutil
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 TENSORS, CONFIG, SCHEMA = "model.safetensors", "config.json", 1
 PROBE = 2**16  # bytes that `check_writable` writes
+CHECKPOINT_NAME = re.compile(r"epoch-\d+(-step-\d+)?\.pt")
 LONGEST_PATH = 4000  # bytes; Linux allows 4096, of which temporary names take some
 
 
@@ -240,11 +242,17 @@ def check_types(tensors, wanted, source):
                              "again.")
 
 
+def explain_pointer(file):
+    "Say that Git LFS left a pointer in place of a file; None where it did not."
+    with open(file, "rb") as f:
+        if f.read(100).lstrip().startswith(b"version https://git-lfs"):
+            return f"{file} is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`."
+
+
 def check_no_pointer(file):
     "Raise ValueError when Git LFS left a pointer in place of a file."
-    with open(file, "rb") as f:
-        if f.read(40).startswith(b"version https://git-lfs"):
-            raise ValueError(f"{file} is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`.")
+    if text := explain_pointer(file):
+        raise ValueError(text)
 
 
 def read_config(path, format):

@@ -3,7 +3,7 @@ import json
 import os
 import re
 
-from .files import CONFIG, TENSORS, near, shorten
+from .files import CHECKPOINT_NAME, CONFIG, TENSORS, explain_pointer, near, shorten
 
 WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle", ".safetensors", ".npz", ".msgpack", ".h5")
 GRAPHS = (".onnx", ".tflite", ".pb", ".torchscript", ".engine", ".mlmodel", ".ort", ".pt2")
@@ -18,9 +18,9 @@ def explain_file(
 ) -> str:
     "Say what a file is that was given as a model."
     name, suffix = path.name.lower(), path.suffix.lower()
-    if _starts_with(path, b"version https://git-lfs"):
-        return f"{path} is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`."
-    if re.fullmatch(r"epoch-\d+(-step-\d+)?\.pt", name):
+    if text := explain_pointer(path):
+        return text
+    if CHECKPOINT_NAME.fullmatch(name):
         return (f"{path} is a checkpoint of a training that is not finished; the same run resumes from it, and "
                 "`learngene train RECIPE --save FOLDER` keeps its model.")
     if name in (CONFIG, TENSORS) and (path.parent / CONFIG).is_file():
