@@ -13,7 +13,7 @@ import torch
 
 from .families import attention
 from .families.blocks import block_paths
-from .families.description import parts_of, settings_of
+from .families.description import parts_of, settings_of, with_tuples
 from .vit import vit_config
 
 # Architectures of timm with other defaults: norms, activations, pooling
@@ -61,13 +61,7 @@ def nearest_of_timm(
 
 def _make(name, args, num_classes):
     with torch.device("meta"):
-        return timm.create_model(name, num_classes=num_classes, **_tuples(args)).eval()
-
-
-def _tuples(value):
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        return timm.create_model(name, num_classes=num_classes, **with_tuples(args)).eval()
 
 
 def _types(model):

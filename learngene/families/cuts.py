@@ -33,6 +33,8 @@ UNITS = {
     GluMlp: {"fc1.weight": (0, 2), "fc1.bias": (0, 2)} | INNER,
     SwiGLU: {f"fc1_{half}.{kind}": (0, 1) for half in "gx" for kind in ("weight", "bias")} | INNER,
 }
+# class of an FFN -> rows of its first matrix that make one hidden unit: 2 where gates and values are packed into it
+ROWS_PER_UNIT = {kind.__name__: table.get("fc1.weight", (0, 1))[1] for kind, table in UNITS.items()}
 HEAD_AXES = {f"attn.{name}": at for table in HEADS.values() for name, at in table.items()}  # by name within a block
 
 
@@ -110,7 +112,7 @@ def rows_per_unit(
     mlp,  # a timm Mlp, GluMlp or SwiGLU
 ) -> int:  # 2 where gates and values are packed into one matrix
     "Count the rows of the first FFN matrix that make one hidden unit."
-    return 2 if type(mlp) is GluMlp else 1
+    return ROWS_PER_UNIT.get(type(mlp).__name__, 1)
 
 
 def cut_units(

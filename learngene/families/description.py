@@ -8,10 +8,12 @@ from torch.overrides import TorchFunctionMode
 
 from .attention import CUT_CLASS
 from .blocks import blocks_of, image_size_of, keep_layers, shares_heads, stages_of
-from .cuts import cut_heads, cut_units, hidden_units, rows_per_unit
+from .cuts import ROWS_PER_UNIT, cut_heads, cut_units, hidden_units, rows_per_unit
 
 TIMMS = {cut: timms for timms, cut in CUT_CLASS.items()}  # the same formulas for any number of heads
 SIMPLE = (bool, int, float, str, type(None))
+# settings that change what is computed only in training, or how
+PASSING = ("training", "fused_attn", "inplace", "grad_checkpointing", "kept_layers", "drop_rate")
 
 
 def describe_cuts(
@@ -72,8 +74,13 @@ def _written(name, value):
                     "give it by name, e.g. norm_layer='layernorm'.")
 
 
-def _read(value):
-    return tuple(_read(v) for v in value) if isinstance(value, list) else value
+def with_tuples(
+    value,  # as JSON holds it
+):
+    "Turn lists into tuples, those inside too, as timm takes them."
+    if isinstance(value, dict):
+        return {name: with_tuples(v) for name, v in value.items()}
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value
 
 
 class WithoutValues(TorchFunctionMode):
@@ -91,9 +98,9 @@ def construct(
     device="meta",  # where the parameters go
 ) -> nn.Module:
     "Let timm build an architecture, and cut it."
-    args = {name: _read(value) for name, value in config["args"].items()}
     with torch.device(device), WithoutValues():
-        model = timm.create_model(config["architecture"], num_classes=config["num_classes"], **args)
+        model = timm.create_model(config["architecture"], num_classes=config["num_classes"],
+                                  **with_tuples(config["args"]))
         if len(config["layers"]) < len(blocks_of(model)):
             keep_layers(model, config["layers"])
             model.kept_layers = list(config["layers"])
@@ -136,10 +143,6 @@ def settings_of(
     return {name: values(m) for name, m in model.named_modules() if not isinstance(m, (nn.Dropout, DropPath))}
 
 
-PASSING = ("training", "fused_attn", "inplace", "grad_checkpointing", "kept_layers", "drop_rate")
-# change what is computed only in training, or how
-
-
 def first_difference(
     model,  # that was described
     rebuilt,  # from the description
@@ -152,8 +155,6 @@ def first_difference(
             if parts.get(name) != others.get(name):
                 return name, parts.get(name, "not in the model"), others.get(name, "nothing")
     return None
-
-
 
 
 def fill_buffers(
@@ -213,4 +214,4 @@ def rows_of_units(
 
 
 def _rows_of_a_unit(config):
-    return 2 if config["mlp"] == "GluMlp" else 1
+    return ROWS_PER_UNIT.get(config["mlp"], 1)
