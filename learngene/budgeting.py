@@ -55,6 +55,11 @@ class Budget:
         "The limits that are given, by name."
         return {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
 
+    def against(self, costs):
+        "Return the limits as numbers: a share is of the ancestry's `costs`, by name."
+        return {name: limit * costs[name] if name in COUNTED and limit <= 1 else limit
+                for name, limit in self.limits.items()}
+
 # %% ../nbs/07_budgeting.ipynb #b08a9e44
 class TargetGram(Gram):
     "Running sums that also know the variance of their targets."
@@ -268,8 +273,7 @@ class PathLimits:
         path,  # a ShrinkPath, for the path's budget
     ):
         self.path, self.budget = path, path.budget
-        self.limits = {k: v * path.ancestry[k] if k in COUNTED and v <= 1 else v
-                       for k, v in self.budget.limits.items()}
+        self.limits = self.budget.against(path.ancestry)
 
     def exceeded(self, kept):
         "Costs of `KeptParts` that are over their limit, by name; latency is measured."

@@ -7,14 +7,15 @@ __all__ = ['predicted_loss', 'compare_models', 'costs_of', 'make_report', 'shrin
 
 # %% ../nbs/17_shrink.ipynb #f0635a51
 from .ancestry import load_ancestry
-from .budgeting import Budget, build_and_refit, prices, solve
-from .budget_options import COUNTED, check_narrowable
+from .budgeting import Budget, build_and_refit, paid_so_far, prices, solve
+from .budget_options import check_narrowable
 from .condensing import condense, keep_all
 from .density import mean_attention_distance
 from .inputs import calibration_sets
 from .model_input import to_model
 from .model_notes import note_origin
 from .progress import step, track
+from .shape_costs import KeptParts
 from .shrink_report import ShrinkReport
 from .stream import last_stream
 from .vit import eval_mode, fingerprint, latency_ms, measure, vit_config
@@ -33,15 +34,11 @@ def predicted_loss(
     plan,  # from `solve`
 ) -> float:  # share of the stream's variance
     "Add the prices of all that a plan leaves out."
-    kept, total = {layer.source: layer for layer in plan.layers}, 0.0
-    for i, of_layer in enumerate(layer_prices):
-        if i not in kept:
-            total += of_layer.skip
-            continue
-        width = kept[i].ffn_width
-        total += of_layer.heads[len(of_layer.heads) - len(kept[i].heads)]
-        total += of_layer.neurons[len(of_layer.neurons) - 1 if width is None else width]
-    return total
+    full = {layer.source: len(layer_prices[layer.source].neurons) - 1 for layer in plan.layers}
+    kept = KeptParts({layer.source: len(layer.heads) for layer in plan.layers},
+                     {layer.source: layer.ffn_width or full[layer.source] for layer in plan.layers})
+    return sum(paid_so_far(layer_prices, kept, i) if i in kept.heads else of_layer.skip
+               for i, of_layer in enumerate(layer_prices))
 
 # %% ../nbs/17_shrink.ipynb #748fee49
 @torch.no_grad()
@@ -86,12 +83,10 @@ def make_report(ancestry, child, plan, refit_report, layer_prices, budget, image
     counts = dict(source=images.source, calibration=len(images.calibration), measured=len(images.others),
                   held_out=images.held_out)
     before = costs_of(ancestry, budget)
-    limits = {name: limit * before[name] if name in COUNTED and limit <= 1 else limit
-              for name, limit in budget.limits.items()}
     return ShrinkReport(
-        ancestry=dict(getattr(ancestry, "origin", {}), fingerprint=fingerprint(ancestry)), limits=limits,
-        ancestry_heads=config["heads"], ancestry_widths=config["ffn_width"], layers=layers,
-        before=before, after=costs_of(child, budget),
+        ancestry=dict(getattr(ancestry, "origin", {}), fingerprint=fingerprint(ancestry)),
+        limits=budget.against(before), ancestry_heads=config["heads"], ancestry_widths=config["ffn_width"],
+        layers=layers, before=before, after=costs_of(child, budget),
         predicted=predicted_loss(layer_prices, plan), measured=loss, errors=refit_report.after, images=counts,
         agreement=agreement if plan.num_classes is None else None, distances=distances,
         distances_after=distances_after, version=package.__version__)
