@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
+from .anatomy import image_shape
 from .ffn_sharing import merge
 from .files import check_writable, explained
-from .model_notes import input_size_of
 from .optional import require
 from .vit_checks import check_vit
 
@@ -19,7 +19,7 @@ def example_images(
     count=2,  # images
 ) -> torch.Tensor:  # on the CPU
     "Draw random images of a model's size, the same ones each time."
-    return torch.randn(count, *input_size_of(model), generator=torch.Generator().manual_seed(0))
+    return torch.randn(count, *image_shape(model), generator=torch.Generator().manual_seed(0))
 
 
 def plain_copy(

@@ -12,6 +12,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch.utils.data import DataLoader, IterableDataset
 
+from .anatomy import image_shape
 from .calibration import check_images, image_batches
 from .data import Data, load_data
 from .datasets import OWN, READERS, folder_layout
@@ -19,7 +20,7 @@ from .decoding import ENDINGS, decode_image
 from .files import near
 from .folders import walk_files
 from .input_specs import spec_for
-from .model_notes import class_names, input_config, input_size_of
+from .model_notes import class_names, input_config
 from .progress import track
 
 FORMS = ("a tensor, a Dataset, a DataLoader, a folder, a name such as 'folder:pets', 'parquet:pets' or 'hub:org/name', "
@@ -107,8 +108,8 @@ def _open_named(name, model):
     if path.is_file():
         return [path], path.name
     if path.is_dir():
-        if layout := folder_layout(path):
-            return load_data(spec_for(model, f"{layout}:{path.name}", path=str(path))).train_plain, path.name
+        if data := _data_in(path, model):
+            return data.train_plain, path.name
         files = sorted(file for file in walk_files(path) if file.lower().endswith(ENDINGS))
         if not files:
             raise ValueError(f"{path} holds no images ({', '.join(ENDINGS[:6])}, ...); give another folder.")
@@ -119,6 +120,12 @@ def _open_named(name, model):
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     hint = near(path.name, siblings) or near(name, [*READERS, *(f"{own}:{name}" for own in OWN)])
     raise FileNotFoundError(f"there is no folder, image or dataset {str(name)!r}{hint}; give {FORMS}.")
+
+
+def _data_in(path, model):
+    "The dataset in a folder, at the model's size; None where the folder has no splits."
+    layout = folder_layout(path)
+    return load_data(spec_for(model, f"{layout}:{path.name}", path=str(path))) if layout else None
 
 
 def picture_of(item):
@@ -140,7 +147,7 @@ def prepare_pictures(
 ) -> torch.Tensor:  # (images, C, H, W)
     "Read pictures as the model takes them."
     preparation = None
-    tensors = torch.empty(len(indices), *input_size_of(model))
+    tensors = torch.empty(len(indices), *image_shape(model))
     for row, i in enumerate(track(indices, title)):
         item = picture_of(pictures[i])
         if not (isinstance(item, torch.Tensor) and item.is_floating_point()):
@@ -202,12 +209,10 @@ def labelled_data(
         data = name
     else:
         path = Path(name).expanduser()
-        layout = folder_layout(path) if path.is_dir() else None
-        if path.is_dir() and layout is None:
+        data = _data_in(path, model) if path.is_dir() else load_data(spec_for(model, str(name)))
+        if data is None:
             raise ValueError(f"{path} holds no train/ with a folder a class, and no Parquet shards; images without "
                              "labels cannot be evaluated.")
-        data = load_data(spec_for(model, f"{layout}:{path.name}", path=str(path)) if layout else
-                         spec_for(model, str(name)))
     names = class_names(model)
     if len(data.classes) != model.num_classes:
         raise ValueError(f"{data.name} has {len(data.classes)} classes, the model {model.num_classes}; give the images "

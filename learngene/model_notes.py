@@ -106,13 +106,6 @@ def _on_hub(noted):
     return "/" in str(noted.get("hf_hub_id") or "").rstrip("/")
 
 
-def input_size_of(
-    model,  # a vision transformer of timm
-) -> tuple:  # (channels, height, width)
-    "Read the size of the images that a model takes."
-    return image_shape(model)
-
-
 def input_config(
     model,  # a vision transformer of timm
 ) -> dict:  # input_size, mean, std, interpolation, crop_pct, crop_mode, as timm's `create_transform` takes them
@@ -120,7 +113,7 @@ def input_config(
 
     Warns where nothing is noted for an unusual number of channels and ImageNet's numbers are averaged.
     """
-    config = timm.data.resolve_model_data_config(model) | dict(input_size=input_size_of(model))
+    config = timm.data.resolve_model_data_config(model) | dict(input_size=image_shape(model))
     channels = config["input_size"][0]
     for name in ("mean", "std"):
         numbers = tuple(config[name])

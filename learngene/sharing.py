@@ -6,11 +6,12 @@
 __all__ = ['portable_files', 'timm_notes', 'save_pretrained', 'from_pretrained', 'upload', 'push_to_hub', 'export']
 
 # %% ../nbs/18_sharing.ipynb #a333e7c1
+from .anatomy import image_shape
 from .ancestry import load_ancestry
 from .exporting import SUFFIXES, example_images, export_onnx, export_program, plain_copy
 from .hub import is_reachable, without_retries
 from .model_card import CARD, CODE, model_card
-from .model_notes import input_size_of, read_notes, reports_of
+from .model_notes import read_notes, reports_of
 from .files import near, save_tensors
 from .portable import modeling_source, nearest_of_timm, timm_arguments
 from .vit import VIT_FORMAT, vit_config
@@ -57,7 +58,7 @@ def timm_notes(
 ) -> dict:  # JSON-able
     "State what timm's config.json holds beside the architecture and its arguments."
     known = timm.models.get_pretrained_cfg(architecture)
-    notes = dict(read_notes(model).get("pretrained_cfg", {}), input_size=list(input_size_of(model)))
+    notes = dict(read_notes(model).get("pretrained_cfg", {}), input_size=list(image_shape(model)))
     notes.pop("architecture", None)
     notes |= dict(fixed_input_size=True, num_classes=model.num_classes, first_conv=known.first_conv,
                   classifier=known.classifier)

@@ -7,7 +7,8 @@ from conftest import make
 
 import learngene as lg
 from learngene.ancestry import shipped
-from learngene.model_notes import class_names, input_config, input_size_of, note_classes, note_training
+from learngene.anatomy import image_shape
+from learngene.model_notes import class_names, input_config, note_classes, note_training
 from learngene.vit import build_vit, load_vit, save_vit, vit_config
 
 
@@ -41,7 +42,7 @@ def test_a_model_that_nothing_is_noted_of_still_has_a_size():
     grey = make("grey, no classes")
     with pytest.warns(UserWarning, match="no mean is noted for a model of 1 channel"):
         assert input_config(grey)["mean"] == pytest.approx((0.449,))
-    assert input_size_of(grey) == (1, 32, 32)
+    assert image_shape(grey) == (1, 32, 32)
 
 
 def test_class_names_travel(tmp_path):
