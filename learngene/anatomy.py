@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.models import get_model_input_config
 from torch import nn
 
 # %% ../nbs/00_anatomy.ipynb #9a618003
@@ -179,7 +180,8 @@ def image_shape(
     model,  # a vision transformer
 ) -> tuple:  # (channels, height, width)
     "Return the shape of the images that a model is made for."
-    return (model.in_chans, *image_size_of(model))
+    channels = getattr(model, "in_chans", None) or get_model_input_config(model)["input_size"][0]
+    return (channels, *image_size_of(model))
 
 # %% ../nbs/00_anatomy.ipynb #a0fdc710
 @contextmanager

@@ -47,6 +47,7 @@ def from_folder(
     pretrained: bool,  # False: random weights
     arguments: dict,  # for `timm.create_model`; a folder of ours takes none
     allow_nonfinite=False,  # load NaN and infinite weights, too
+    any_architecture=False,  # load what cannot be cut into heads, too
 ):  # a model, not yet checked
     """Load a model from a folder of `save_vit`, or one in the Hugging Face hub's layout.
 
@@ -59,7 +60,7 @@ def from_folder(
     stated = read_json(file, "fetch or save it again", finite=False)
     stated = stated if isinstance(stated, dict) else {}
     if stated.get("format") != VIT_FORMAT and "architecture" in stated:
-        return _from_hub_folder(path, stated, pretrained, arguments, allow_nonfinite)
+        return _from_hub_folder(path, stated, pretrained, arguments, allow_nonfinite, any_architecture)
     if "format" not in stated or stated["format"] == "learngene":
         raise ValueError(explain_folder(path))
     arguments = dict(arguments)
@@ -76,14 +77,15 @@ def from_folder(
     return model if size is None else set_image_size(model, size)
 
 
-def _from_hub_folder(path, stated, pretrained, arguments, allow_nonfinite):
+def _from_hub_folder(path, stated, pretrained, arguments, allow_nonfinite, any_architecture):
     "Load a folder in the hub's layout. ValueError, of one sentence, when timm cannot."
     file = path / CONFIG
     check_hub_folder(stated, file)
     if not timm.is_model(stated["architecture"]):
         raise ValueError(f"{file}: architecture is {shorten(stated['architecture'])}, which timm does not know"
                          f"{near(stated['architecture'], timm.list_models())}; update timm, or fetch it again.")
-    check_architecture(stated["architecture"])
+    if not any_architecture:
+        check_architecture(stated["architecture"])
     try:
         with torch.device("meta"):
             _check_size(timm.create_model(f"local-dir:{path}", pretrained=False, **arguments), file)
@@ -130,6 +132,7 @@ def from_timm(
     pretrained: bool,  # False: random weights
     arguments: dict,  # for `timm.create_model`
     allow_nonfinite=False,  # load NaN and infinite weights, too
+    any_architecture=False,  # create what cannot be cut into heads, too
 ):  # a model, not yet checked
     """Create a timm model; what can be refused is refused before anything is fetched.
 
@@ -138,7 +141,8 @@ def from_timm(
     """
     architecture, _, tag = name.partition(".")
     if timm.is_model(architecture):
-        check_architecture(architecture)
+        if not any_architecture:
+            check_architecture(architecture)
         _check_tag(architecture, tag)
     try:
         with without_retries() if pretrained else nullcontext():

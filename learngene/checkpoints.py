@@ -193,8 +193,11 @@ def check_state(
 def check_start(
     folder,  # for checkpoints, or None
     train,  # a TrainSpec
+    policy,  # a CheckpointPolicy, or None
 ):
     "Raise before a run that could not write its checkpoints, or not load its images."
+    if policy and policy.until is not None and folder is None:
+        raise ValueError("a run that may stop before its end needs a folder for its checkpoint; give `folder`.")
     if folder is not None:
         check_writable(Path(folder) / checkpoint_name(train.epochs, 1))
     check_main_guard(train.workers)

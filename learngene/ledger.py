@@ -79,6 +79,8 @@ class MetaInfo(RecordPart):
     data_sizes: dict[Text, Whole]  # split -> images
     ancestry: Text | None = None  # fingerprint of its weights; None without one
     ancestry_recipe: Text | None = None  # key of the recipe that trained it; None for one that came ready
+    teacher: Text | None = None  # fingerprint of its weights; None without one
+    teacher_recipe: Text | None = None  # likewise
     payload: Text | None = None  # what the method kept of the ancestry, in words
     inherited_params: Whole  # distinct values taken from it
     condense_images: Whole | None = None  # calibration images

@@ -22,13 +22,14 @@ def check_model_fits(
     model,  # about to be trained
     data,  # from `load_data`
 ):
-    "Raise TypeError unless the model is a ViT, ValueError unless it fits images and labels."
-    if family_of(model) is None:
-        raise TypeError(f"{type(model).__name__} is not a vision transformer of timm; only these can be trained here.")
+    "Raise TypeError unless the model is timm's, ValueError unless it fits the data."
+    if family_of(model) is None and not getattr(model, "pretrained_cfg", None):
+        raise TypeError(f"{type(model).__name__} is no model of timm; only these can be trained here.")
     if (kind := number_type(model)) in (torch.float16, torch.bfloat16):
         raise ValueError(f"the model's weights are {str(kind).removeprefix('torch.')}, in which small steps are lost; "
                          "call `model.float()` first, and set train.precision to compute in fewer bits.")
-    check_head(model)
+    if family_of(model):
+        check_head(model)
     (channels, *size), classes = image_shape(model), len(data.classes)
     if model.num_classes < classes:
         raise ValueError(f"{data.name} has {classes} classes, the model's classifier {model.num_classes}; "

@@ -13,6 +13,8 @@ from .anatomy import blocks_of
 from .batches import EpochBatches, SeededImages
 from .checkpoints import CheckpointClock, Paused, check_start, check_state, load_checkpoint, save_checkpoint
 from .device import DeviceBatches, DeviceImages, choose_engine
+from .distillation import Distillation, check_teacher
+from .families.checks import family_of
 from .inheriting import merge
 from .matching import check_logits, check_model_fits, warn_of_normalisation, warns_once
 from .model_input import number_type, to_model, wide
@@ -22,6 +24,7 @@ from .progress import track
 from .recipe import Recipe
 from .rng import get_rng_state, get_torch_rng_state, isolate_rng, seed_epoch
 from .rng import set_rng_state, set_torch_rng_state
+from .teachers import find_teacher
 from .vit import eval_mode
 
 import copy
@@ -72,12 +75,13 @@ def make_schedule(
 
 # %% ../nbs/11_train.ipynb #f5d398be
 class TrainingLoss:
-    "The recipe's loss: Mixup and CutMix, label smoothing, and what a model's own teacher adds."
+    "The recipe's loss: Mixup and CutMix, label smoothing, and what a teacher adds."
     def __init__(
         self,
         recipe: Recipe,  # `augment` and `train` are used
-        model,  # a timm VisionTransformer; may carry a `distillation`
+        model,  # a classifier of timm; may carry a `distillation`
         device,  # where the teacher is moved
+        teacher=None,  # a classifier whose answers count, too
     ):
         a, smoothing = recipe.augment, recipe.train.label_smoothing
         self.mixup, self.criterion = None, LabelSmoothingCrossEntropy(smoothing)
@@ -86,6 +90,10 @@ class TrainingLoss:
                                num_classes=model.num_classes)
             self.criterion = SoftTargetCrossEntropy()
         self.distillation = getattr(model, "distillation", None)
+        if teacher is not None:
+            check_teacher(teacher, model)
+            t = recipe.train
+            self.distillation = Distillation(teacher, t.teacher_weight, t.teacher_temperature)
         if self.distillation is not None:
             self.distillation.teacher.to(device)
 
@@ -103,8 +111,11 @@ def set_drop_path(
     model,  # a timm VisionTransformer
     rate: float,  # of the last layer; the others' rise linearly from 0
 ):
-    "Set stochastic depth, in place."
-    blocks = blocks_of(model)
+    "Set stochastic depth, in place. ValueError for a model whose layers are not known."
+    if rate and not family_of(model):
+        raise ValueError(f"train.drop_path is {rate}, and {type(model).__name__} is no vision "
+                         "transformer; set it to 0.")
+    blocks = blocks_of(model) if family_of(model) else []
     for i, block in enumerate(blocks):
         p = rate * i / max(1, len(blocks) - 1)
         block.drop_path1, block.drop_path2 = (DropPath(p) if p else nn.Identity() for _ in range(2))
@@ -236,6 +247,7 @@ def prepare(
     recipe: Recipe,  # `train`, `augment` and `seed` are used
     accelerator,  # from `make_accelerator`
     result: Fit,  # to be filled
+    teacher=None,  # a classifier whose answers count beside the labels
 ) -> TrainingRun:
     "Put the parts of a run together. ValueError when processes cannot share a batch."
     t, device = recipe.train, accelerator.device
@@ -248,7 +260,7 @@ def prepare(
     schedule = make_schedule(recipe, optimizer, len(batches))
     average = MovingAverage(model, t.ema) if t.ema else None
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    loss = TrainingLoss(recipe, model, device)
+    loss = TrainingLoss(recipe, model, device, teacher)
     loader = _make_loader(data.train, batches, t.workers, device)
     return TrainingRun(recipe, accelerator, model, wrapped, optimizer, schedule, average, loss, batches, loader, result)
 
@@ -597,14 +609,14 @@ def fit(
     engine="auto",  # where images are augmented: "device", "loader", or the device where it is a GPU that holds them
     compile=False,  # use `torch.compile` (accelerate's ACCELERATE_DYNAMO_BACKEND does the same)
     deterministic=False,  # allow PyTorch's deterministic algorithms only: slower on a GPU, the same weights each time
+    teacher=None,  # a classifier of the same classes, or a model's name or folder; None = the recipe's `train.teacher`
 ) -> Fit:
     "Train as the recipe says. ValueError, FloatingPointError (loss), Paused (time is up)."
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    teacher = find_teacher(recipe.train.teacher if teacher is None else teacher)
     check_model_fits(model, data)
     warn_of_normalisation(model, "the model", data)
-    if policy and policy.until is not None and folder is None:
-        raise ValueError("a run that may stop before its end needs a folder for its checkpoint; give `folder`.")
-    check_start(folder, recipe.train)
+    check_start(folder, recipe.train, policy)
     accelerator = make_accelerator(recipe.train.precision, compile)
     device, first_process = accelerator.device, accelerator.is_main_process
     state = load_state(folder, recipe, accelerator, data.fingerprint, model) if folder else None
@@ -614,7 +626,7 @@ def fit(
     result = new_result(recipe, accelerator, engine_of_run(engine, state, data, device), deterministic)
     data = move_images(data, recipe, device) if result.engine == "device" else data
     with isolate_rng(), matmul_precision(device, deterministic):
-        run = prepare(model, data, recipe, accelerator, result)
+        run = prepare(model, data, recipe, accelerator, result, teacher)
         writer = CheckpointWriter(run, folder, policy, data.fingerprint) if folder else None
         try:
             train_epochs(run, data.val, state, writer, log if log and first_process else lambda entry: None, stop_after)

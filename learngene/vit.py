@@ -9,6 +9,7 @@ __all__ = ['AS_IS', 'VIT_FORMAT', 'ffn_width_of', 'build_vit', 'vit_config', 'ev
 
 # %% ../nbs/00_vit.ipynb #f85344b6
 from .anatomy import blocks_of, image_shape, tokens_of
+from .families.checks import family_of
 from .families.description import construct, describe_cuts, fill_buffers, first_difference, is_of_timm
 from .families.description import per_layer
 from .files import CONFIG, TENSORS, check_types, load_tensors, read_config, save_tensors, shorten
@@ -272,7 +273,7 @@ def count_flops(
     # weights do not matter: count on the meta device
     described = isinstance(model, VisionTransformer) and has_plain_attention(model)
     shadow = build_vit(vit_config(model)) if described else copy.deepcopy(model).float().to("meta").eval()
-    for block in blocks_of(shadow):
+    for block in blocks_of(shadow) if family_of(shadow) else []:
         block.attn.fused_attn = False
     shadow.requires_grad_(False)  # else the counter's hooks fail at parameters that pool the patches
     with FlopCounterMode(display=False) as counter, torch.no_grad():

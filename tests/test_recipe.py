@@ -167,6 +167,8 @@ RANGES = [
     ("augment", "erasing", -1),
     ("augment", "mixup", -1),
     ("augment", "cutmix", -1),
+    ("train", "teacher_weight", 1.5),
+    ("train", "teacher_temperature", 0),
     ("method", "images", 0),
     ("shape", "classifier", "new"),
 ]
@@ -221,7 +223,7 @@ def test_where_the_architecture_comes_from():
         Recipe.from_dict(dict(name="r"))
     with pytest.raises(ValueError, match="either 'ancestry' or 'model'"):
         make(model={})
-    with pytest.raises(ValueError, match="method.name must be 'from-scratch'"):
+    with pytest.raises(ValueError, match="method.name must be one of from-scratch, mimetic, untrained"):
         Recipe.from_dict(dict(name="r", model={}))
     Recipe.from_dict(dict(name="r", model={}, method=dict(name="from-scratch")))
 
@@ -292,6 +294,7 @@ def _other(value, f):
         micro_batch=2,
         channels=1,
         background="black",
+        teacher="a",
     )
     if f in special:
         return special[f]
