@@ -86,6 +86,7 @@ class MetaInfo(RecordPart):
     condense_images: Whole | None = None  # calibration images
     condense_seconds: Finite | None = None
     expand_seconds: Finite | None = None
+    stage1: dict[Text, Finite] | None = None  # cost of the method's own training: steps, images, seconds
     params: Whole
     flops: Whole  # for one image
     heads: list[Whole] | None = None  # in each layer

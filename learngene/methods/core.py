@@ -26,7 +26,11 @@ class Method(Protocol):
     name: str  # under which it is registered
 
     def condense(self, ancestry, images) -> Any:
-        "Take from the ancestry what will be kept; `images` as in `learngene.condense`."
+        """Take from the ancestry what will be kept; `images` as in `learngene.condense`.
+
+        A class with `needs_training = True` gets a third argument, a `learngene.stage1.Stage1`, and returns a
+        `learngene.methods.payload.Payload`; its `of_expand` names the options that `expand` alone looks at.
+        """
 
     def expand(self, payload, shape):
         "Make a timm VisionTransformer of `shape` from the payload."
