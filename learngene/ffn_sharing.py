@@ -59,7 +59,8 @@ def share_ffns(
             list_of_steps = linear.parametrizations.weight
             list_of_steps.__dict__.pop("is_tensor")
             list_of_steps.__class__, list_of_steps.original = SharedWeight, weight
-            type(linear).register_parameter = _refuse_parameters  # a class of this layer alone
+            # a class of this layer alone
+            type(linear).register_parameter, type(linear).__getstate__ = _refuse_parameters, _refuse_pickling
     _watch_wrapping()
 
 
@@ -74,6 +75,11 @@ def _refuse_parameters(linear, name, param):
     if name not in ("weight", "bias") or name == "weight" and is_shared(linear):
         raise ValueError(f"the layer {REMEDY}")
     nn.Linear.register_parameter(linear, name, param)
+
+
+def _refuse_pickling(linear):
+    "Refuse `torch.save` of a whole model: torch builds this layer's class as the program runs."
+    raise ValueError(f"a whole model cannot be pickled while a layer {REMEDY}")
 
 
 def _refuse_wrapping(parent, name, module):

@@ -1,5 +1,7 @@
 "A zoo of tiny vision transformers, built by timm alone, with weights that make heads and layers differ."
+import hashlib
 import os
+import random
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,6 +11,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(search_path)
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,6 +21,29 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 
 torch.set_num_threads(1)
+
+
+
+def seed_all(*names):
+    "Seed torch, NumPy and random from names: every place draws the same numbers, in any order and on any worker."
+    seed = int.from_bytes(hashlib.sha256(repr(names).encode()).digest()[:4], "little")
+    random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collectstart(collector):
+    seed_all(collector.name)  # what a module draws when it is imported
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef, request):
+    seed_all(fixturedef.baseid, fixturedef.argname, request.param_index)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item):
+    seed_all(item.path.name, item.name)  # not the node id: pytest-xdist adds a test's group to it
+
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 

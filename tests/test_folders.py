@@ -12,10 +12,11 @@ import learngene as lg
 import pytest
 import timm
 import torch
-from conftest import ZOO, make
+from conftest import ZOO, make, pictures
 from safetensors.torch import load_file, save_file
 
 from learngene.checkpoints import save_checkpoint
+from learngene.ffn_sharing import is_shared
 from learngene.vit import build_described, vit_config, vit_extra
 
 
@@ -25,7 +26,7 @@ def saved(tmp_path_factory):
     "An ancestry, and a learngene of it."
     folder, model = tmp_path_factory.mktemp("saved"), make("plain")
     lg.save_descendant(model, folder / "vit")
-    lg.condense(model, torch.randn(6, 3, 32, 32), eps=0.2, ffn_eps=1.0).save(folder / "learngene")
+    lg.condense(model, pictures(model, 6), eps=0.2, ffn_eps=1.0).save(folder / "learngene")
     return folder
 
 
@@ -298,16 +299,38 @@ def test_a_folder_of_timm_runs_no_code(hub, tmp_path, name, form):
     assert version >= (1, 0, 26), "the lower bound in settings.ini"
 
 
-def test_timms_own_way_to_save_says_what_to_do(saved, tmp_path):
-    child = lg.inherit(lg.Learngene.load(saved / "learngene"), depth=2, heads=2)
+LIMITS = pytest.mark.parametrize("eps, shares", [(1e-6, False), (1e6, True)], ids=["own FFNs", "shared FFNs"])
+
+
+@pytest.fixture
+def child(saved, eps, shares):
+    "A descendant whose layers have FFNs of their own, or share one."
+    ancestry = lg.load_ancestry(saved / "vit")
+    model = lg.inherit(lg.condense(ancestry, pictures(ancestry), eps=eps), depth=2, heads=2)
+    assert any(map(is_shared, model.modules())) == shares
+    return model
+
+
+@LIMITS
+def test_timms_own_way_to_save_says_what_to_do(saved, child, tmp_path):
     for model in (child, lg.load_ancestry(saved / "vit")):
         with pytest.raises(TypeError, match=r"save it with learngene.save_descendant\(model, FOLDER\)"):
             timm.models.save_for_hf(model, tmp_path / "hf")
         copy.deepcopy(model)
-        torch.save(model, tmp_path / "whole.pt")
         model.set_input_size(img_size=64)
     with pytest.raises(FileNotFoundError, match=r"has weights \(pytorch_model.bin\) but no config.json"):
         lg.load_ancestry(tmp_path / "hf")
+
+
+@LIMITS
+def test_a_whole_model_is_pickled_once_its_ffns_are_merged(child, shares, tmp_path):
+    if shares:
+        with pytest.raises(ValueError, match=r"shares its weight with other layers; call `learngene.merge\(model\)`"):
+            torch.save(child, tmp_path / "whole.pt")
+    images, merged = pictures(child), lg.merge(copy.deepcopy(child))
+    torch.save(merged, tmp_path / "whole.pt")
+    again = torch.load(tmp_path / "whole.pt", weights_only=False)
+    assert torch.equal(again(images), merged(images)) and torch.allclose(merged(images), child(images), atol=1e-5)
 
 
 # --- what is no model at all
