@@ -20,6 +20,7 @@ _API = {
     "ledger": ["Ledger"],
     "running": ["run", "run_all"],
     "shrinking": ["shrink"],
+    "healing": ["heal", "HealReport"],
     "predicting": ["predict"],
     "sharing": ["save_pretrained", "from_pretrained", "push_to_hub", "export"],
 }

@@ -15,7 +15,7 @@ from .families.description import cut_config
 from .ffn_sharing import merge, share_ffns
 from .inherited import count_inherited
 from .model_input import wide
-from .model_notes import note_classes
+from .model_notes import note_classes, note_layers
 from .shapes import class_count, head_counts, source_layers
 from .tensor_names import is_classifier, layer_of, part_of
 from .vit import build_vit, fill_vit, load_vit, save_vit
@@ -228,6 +228,7 @@ def build(
     if fresh:
         tensors |= _fresh_classifier(model, like=next(iter(learngene.tensors.values())))
     model = fill_vit(model, from_layers(model, tensors), "the learngene's tensors")  # raises for a missing tensor
+    note_layers(model, sources)
     if fresh:
         note_classes(model, None)
     for centroid in {p.ffn for p in plan.layers} if plan.ffn == "transform" else ():

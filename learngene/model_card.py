@@ -51,7 +51,8 @@ def _hub_id(origin):
 def _made_from(report, origin):
     name = origin.get("name")
     if report is not None:
-        return f"It was cut out of `{name}` by `learngene.shrink`, without training and without labels."
+        training = "then trained towards it by `learngene.heal`," if report.healed else "without training and"
+        return f"It was cut out of `{name}` by `learngene.shrink`, {training} without labels."
     return f"Its weights come from `{name}`." if name else ""
 
 

@@ -1,9 +1,11 @@
 """Notes that travel with a model: how images are prepared for it, its classes, its origin, its report.
 
 The first two are timm's `pretrained_cfg`, so that timm's own tools read them. The origin is a dict: `name`, `licence`,
-`url` of the trained model whose weights these are. The report is that of `learngene.shrink`.
+`url` of the trained model whose weights these are. The report is that of `learngene.shrink`. As long as a descendant is
+in memory it also knows its ancestry, the images it was made with, and which ancestry layer each of its layers is of.
 """
 import warnings
+import weakref
 
 import timm
 
@@ -166,3 +168,40 @@ def note_training(
         num_classes=model.num_classes, crop_pct=getattr(data, "crop_pct", 1.0))
     model.pretrained_cfg = noted
     note_classes(model, data.classes if len(data.classes) == model.num_classes else None)
+
+
+def note_layers(
+    model,  # a descendant, changed in place
+    layers,  # ancestry layer of each of its layers, from 0
+) -> None:
+    "Note which ancestry layers a descendant has."
+    model.ancestry_layers = list(layers)
+
+
+def noted_layers(
+    model,  # a descendant
+) -> list | None:  # from 0; None where nothing is noted
+    "List the ancestry layer of each layer of a descendant, from its report or as it was built."
+    report = getattr(model, "report", None)
+    return [layer["source"] for layer in report.layers] if report else getattr(model, "ancestry_layers", None)
+
+
+class Sources:
+    """What a descendant in memory was made of: an ancestry and images.
+
+    Copies of the descendant share it; files do not hold it.
+    """
+
+    def __init__(self, ancestry=None, images=None):
+        self.ancestry, self.images = None if ancestry is None else weakref.ref(ancestry), images
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        return Sources, ()
+
+    @classmethod
+    def of(cls, model):
+        "Return what is noted on a model, which may be nothing."
+        return getattr(model, "made_of", None) or cls()

@@ -25,6 +25,7 @@ class ShrinkReport:
     distances_after: list | None = None  # the same of the descendant
     seconds: float = 0.0
     version: str = ""  # of learngene
+    healed: str | None = None  # what `heal` did afterwards, in a sentence; the numbers above are from before
 
     def to_dict(self):
         "Return the report as JSON-able values."
@@ -64,6 +65,8 @@ class ShrinkReport:
         if self.agreement is not None:
             yield "agreement", f"{self.agreement:.1%} of them get the class that the ancestry gives"
         yield "from", f"{images}, no labels, {self.seconds:.0f} s"
+        if self.healed:
+            yield "healed", f"afterwards: {self.healed}"
 
     def __repr__(self):
         costs = [f"  {text:16s} {old:>8s} -> {new:>8s}  ({share})" for text, old, new, share in self.rows]

@@ -13,7 +13,7 @@ from .condensing import condense, keep_all
 from .density import mean_attention_distance
 from .inputs import calibration_sets
 from .model_input import to_model
-from .model_notes import note_origin
+from .model_notes import Sources, note_origin
 from .progress import step, track
 from .shape_costs import KeptParts
 from .shrink_report import ShrinkReport
@@ -128,7 +128,7 @@ def shrink(
     widths = [layer.ffn_width for layer in shape.layers]
     child, refit_report = build_and_refit(learngene, shape, ancestry, sets.calibration, widths)
     child.report = make_report(ancestry, child, shape, refit_report, layer_prices, budget, sets)
-    child.report.seconds = time.perf_counter() - start
+    child.report.seconds, child.made_of = time.perf_counter() - start, Sources(ancestry, images)
     return child
 
 # %% ../nbs/17_shrink.ipynb #db559765

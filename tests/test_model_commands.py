@@ -118,3 +118,28 @@ def test_help_comes_from_the_library(capsys):
     with pytest.raises(ValueError, match="no function nothing"):
         comments_of("shrinking", "nothing")
     assert "torch" in sys.modules  # it is loaded here; `learngene --help` needs no import of it
+
+
+def test_heal(folder, capsys, tmp_path):
+    options = ["--steps", 3, "--max-images", 60]
+    made = json.loads(printed(capsys, "heal", folder / "small", "digits", *options, "--to", tmp_path / "healed",
+                              "--json"))
+    assert made["steps"] == 3 and made["after"]["loss"] <= made["before"]["loss"] and made["folder"]
+    assert "3 steps" in printed(capsys, "info", tmp_path / "healed")
+    text = printed(capsys, "heal", folder / "small", "digits", *options, "--ancestry", NANO, "--quiet")
+    assert "HealReport: 3 steps" in text and "not saved; give --to" in text
+    assert "give steps or minutes" in refused(capsys, "heal", folder / "small", "digits")
+    assert "minutes is 0.0" in refused(capsys, "heal", folder / "small", "digits", "--minutes", 0)
+    assert "images is missing" in refused(capsys, "heal", folder / "small", "--steps", 3)
+
+
+def test_an_interrupted_healing_is_written(folder, capsys, tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("learngene.healing.Healing.learn", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        main(["heal", str(folder / "small"), "digits", "--steps", "3", "--max-images", "60", "--to",
+              str(tmp_path / "healed")])
+    assert ended.value.code == 130 and (tmp_path / "healed" / "config.json").exists()
+    assert "the best model so far was written" in capsys.readouterr().err

@@ -27,7 +27,7 @@ def comments_of(module, function):
     raise ValueError(f"there is no function {function} in {module}.py.")
 
 
-SHRINK = comments_of("shrinking", "shrink")
+SHRINK, HEAL = comments_of("shrinking", "shrink"), comments_of("healing", "heal")
 Model = Annotated[str | None, typer.Argument(help="A timm name, a folder, or a name of `learngene list`.")]
 Images = Annotated[str | None, typer.Argument(help="A folder of images, or folder:NAME, parquet:NAME, hub:ORG/NAME.")]
 To = Annotated[str | None, typer.Option(help="Folder to write.")]
@@ -45,9 +45,12 @@ Classes = Annotated[int | None, typer.Option(help=SHRINK["num_classes"])]
 MaxImages = Annotated[int, typer.Option(help=SHRINK["max_images"])]
 
 
-def model_command(function):
-    "Register a command: a recipe file fills in what flags leave out."
-    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+def model_command(function, interrupted="nothing was written"):
+    "Register a command: a recipe file fills in what flags leave out; arguments are required."
+    parameters = inspect.signature(function).parameters
+    defaults = {name: p.default for name, p in parameters.items()}
+    required = [name for name, p in parameters.items()
+                if isinstance(p.annotation.__metadata__[0], typer.models.ArgumentInfo)]
 
     @functools.wraps(function)
     def with_recipe(**options):
@@ -55,16 +58,13 @@ def model_command(function):
 
         if options.get("recipe"):
             options |= _read_options(options["recipe"], options, defaults)
-        missing = [name for name, p in defaults.items() if options[name] is None and name in REQUIRED]
+        missing = [name for name in required if options[name] is None]
         if missing:
             raise ValueError(f"{', '.join(missing)} is missing; give it, or state it in a --recipe.")
         show_progress(False if options.get("quiet") else None)
         function(**options)
 
-    return command(with_recipe, "For people with a model", "nothing was written")
-
-
-REQUIRED = ("model", "images", "learngene", "ancestry", "path")
+    return command(with_recipe, "For people with a model", interrupted)
 
 
 def _read_options(file, options, defaults):
@@ -207,17 +207,57 @@ def refit_(
     import dataclasses
 
     from ..inputs import calibration_sets
+    from ..model_notes import noted_layers
     from ..refitting import refit
     from ..sharing import save_pretrained
 
     child, parent = _load(model), _load(ancestry)
-    report = getattr(child, "report", None)
-    sources = [layer["source"] for layer in report.layers] if report else None
     sets = calibration_sets(images, parent, max_images)
-    refitted = refit(child, parent, sets.calibration, sources=sources)
+    refitted = refit(child, parent, sets.calibration, sources=noted_layers(child))
     if to:
         save_pretrained(child, to)
     _print(dataclasses.asdict(refitted) | dict(folder=to), json, refitted)
+
+
+@functools.partial(model_command, interrupted="with --to, the best model so far was written; --folder resumes")
+def heal_(
+    model: Annotated[str | None, typer.Argument(help="A folder of a descendant.")] = None, images: Images = None,
+    ancestry: Annotated[str | None, typer.Option(help=HEAL["ancestry"])] = None,
+    steps: Annotated[int | None, typer.Option(help=HEAL["steps"])] = None,
+    minutes: Annotated[float | None, typer.Option(help=HEAL["minutes"])] = None,
+    lr: Annotated[float | None, typer.Option(help=HEAL["lr"])] = None,
+    batch_size: Annotated[int, typer.Option(help=HEAL["batch_size"])] = 64,
+    max_images: Annotated[int, typer.Option(help=HEAL["max_images"])] = 4096,
+    augment: Annotated[bool, typer.Option("--augment", help=HEAL["augment"])] = False,
+    seed: Annotated[int, typer.Option(help=HEAL["seed"])] = 0,
+    folder: Annotated[str | None, typer.Option(help=HEAL["folder"])] = None,
+    to: To = None, json: Json = False, quiet: Quiet = False, recipe: RecipeFile = None,
+):
+    """Train a descendant towards its ancestry for some minutes, without labels.
+
+    For example: learngene heal CHILD IMAGES --minutes 5 --to FOLDER.
+    """
+    import sys
+
+    from ..files import check_folder
+    from ..healing import heal
+    from ..model_card import CARD, CODE
+    from ..sharing import save_pretrained
+
+    child = _load(model)
+    if to:
+        check_folder(to, also=(CARD, CODE))
+    log = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr))
+    try:
+        report = heal(child, ancestry, images, steps, minutes, lr, batch_size, max_images,
+                      augment=augment, seed=seed, folder=folder, log=log)
+    except KeyboardInterrupt:
+        if to:
+            save_pretrained(child, to)
+        raise
+    if to:
+        save_pretrained(child, to)
+    _print(report.to_dict() | dict(folder=to), json, f"{report}\n{f'saved in {to}' if to else 'not saved; give --to'}")
 
 
 @model_command
