@@ -8,6 +8,9 @@ from torch import nn
 from .model_input import to_model, wide
 
 
+DIVERGENCES = ("images", "classes", "hard")  # kinds of distillation
+
+
 class Distillation:
     "Hold a teacher, and compute the loss of a student that learns from it."
     def __init__(
@@ -15,19 +18,24 @@ class Distillation:
         teacher,  # a classifier of the same classes; a frozen copy is kept
         alpha=1.0,  # weight of the teacher; 1 = labels are not used, as in MiniViT's commands
         temperature=1.0,  # by which logits are divided
+        divergence="images",  # averaged over "images", over "classes" too, or "hard": the teacher's first class alone
     ):
         self.teacher = copy.deepcopy(teacher).requires_grad_(False).eval()
-        self.alpha, self.temperature = alpha, temperature
+        self.alpha, self.temperature, self.divergence = alpha, temperature, divergence
 
     def __deepcopy__(self, memo):
         return self  # a copy of the student has the same teacher
 
     def __call__(self, logits, images, label_loss):
-        "Return (1 - alpha) label_loss + alpha T^2 KL(teacher, student), averaged over images."
+        "Return (1 - alpha) label_loss + alpha T^2 KL(teacher, student), averaged as stated."
         with torch.no_grad():
             targets = wide(self.teacher(to_model(_resized(images, self.teacher), self.teacher)))
+        if self.divergence == "hard":
+            divergence = nn.functional.cross_entropy(wide(logits), targets.argmax(1))
+            return self.alpha * divergence + (1 - self.alpha) * label_loss
         student, teacher = ((wide(z) / self.temperature).log_softmax(1) for z in (logits, targets))
         divergence = nn.functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        divergence = divergence / (logits.shape[1] if self.divergence == "classes" else 1)
         return self.alpha * divergence * self.temperature**2 + (1 - self.alpha) * label_loss
 
 
