@@ -115,7 +115,7 @@ def draw_clusters(
             style = dict(marker=MARKERS[k % len(MARKERS)], color=f"C{k % 10}", ms=4, ls="none")
             ax.plot([layer] * cluster.size, [float(d[head]) for head in cluster.heads], **style)
             ax.plot(layer, float(d[cluster.centroid]), "o", ms=9, mfc="none", mec="k", mew=0.8)
-    ax.set(xlabel="layer (from 1)", ylabel="mean attention distance (px)", xticks=range(1, len(clusters) + 1))
+    ax.set(xlabel="layer", ylabel="mean attention distance (px)", xticks=range(1, len(clusters) + 1))
     if noise_label is None:
         ax.legend()
     return ax

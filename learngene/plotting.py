@@ -255,7 +255,7 @@ def draw_distances(
         ax.plot(layers, d, "o", ms=4, color="#5b9bd5", alpha=0.6)
         ax.plot(layers, d.mean(1), color="#111111", lw=1.2, label="mean of the layer")
         ax.axhline(uniform[name], ls="--", lw=1, color="0.4", label="attention to all tokens alike")
-        ax.set(ylim=(0, side * 2**0.5 / 2), xticks=layers, xlabel="layer (from 1)", ylabel="distance (px)")
+        ax.set(ylim=(0, side * 2**0.5 / 2), xticks=layers, xlabel="layer", ylabel="distance (px)")
         ax.set_title(f"{name}, {side} px", fontsize=9)
         clean_axes(ax).tick_params(labelsize=7)
     axes[0, 0].legend(frameon=False, fontsize=7)

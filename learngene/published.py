@@ -94,8 +94,8 @@ def describe_rows(judged, method):
         for name, verdicts in phrases.items()
     ]
     return (
-        f"That {method} beats the other row, compared seed by seed and corrected for all {len(judged)} verdicts "
-        f"together, with the mean difference in points. {'. '.join(said)}."
+        f"That {method} beats a row, seed by seed and corrected for all {len(judged)} verdicts together "
+        f"(mean difference in points). {'. '.join(said)}."
     )
 
 

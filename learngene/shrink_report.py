@@ -111,7 +111,7 @@ class ShrinkReport:
             neurons = 0 if layer is None else width if layer["neurons"] is None else layer["neurons"]
             ax.add_patch(plt.Rectangle((bar, y - 0.4), 4, 0.8, fc=DROPPED, ec="0.6", lw=0.5))
             ax.add_patch(plt.Rectangle((bar, y - 0.4), 4 * neurons / width, 0.8, fc=KEPT))
-        ax.set(xlim=(-0.7, bar + 4.3), ylim=(len(self.ancestry_heads) - 0.4, -0.6), ylabel="ancestry layer (from 1)")
+        ax.set(xlim=(-0.7, bar + 4.3), ylim=(len(self.ancestry_heads) - 0.4, -0.6), ylabel="ancestry layer")
         ax.set_xticks([(widest - 1) / 2, bar + 2], [f"heads 1 to {widest}", "FFN neurons"])
         ax.set_yticks(range(len(self.ancestry_heads)), range(1, len(self.ancestry_heads) + 1), fontsize=7)
         ax.tick_params(length=0)

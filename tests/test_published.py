@@ -52,8 +52,8 @@ def test_rows_are_judged_together():
     assert judge_rows({"x": border}, "learngene")["x", "scratch"]["verdict"] == "holds"
     assert judge_rows({"x": border, "y": small}, "learngene")["x", "scratch"]["verdict"] == "undecided"
     assert describe_rows(judged, "learngene") == (
-        "That learngene beats the other row, compared seed by seed and corrected for all 2 verdicts together, with the "
-        "mean difference in points. x: holds for scratch (+10.0). y: undecided for scratch (+1.5)."
+        "That learngene beats a row, seed by seed and corrected for all 2 verdicts together "
+        "(mean difference in points). x: holds for scratch (+10.0). y: undecided for scratch (+1.5)."
     )
 
 
