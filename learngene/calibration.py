@@ -2,6 +2,7 @@
 import sys
 
 import torch
+from torch.utils.data import DataLoader
 
 from .matching import warn_of_normalisation
 from .model_input import check_floats
@@ -19,6 +20,20 @@ def image_batches(images, batch_size, model=None):
         if model is not None:
             check_images(batch, model)
         yield batch
+
+
+def count_batches(
+    images,  # a tensor, a Dataset or a DataLoader
+    batch_size: int,  # images a pass, when `images` is not a DataLoader
+    max_images=None,  # use no more than this
+):  # a whole number; None where the images cannot be counted
+    "Count the passes of `image_batches`, to say how far a step is."
+    if isinstance(images, DataLoader):
+        images, batch_size = images.dataset, images.batch_size or 1
+    if not hasattr(images, "__len__"):
+        return None
+    count = len(images) if max_images is None else min(len(images), max_images)
+    return -(-count // batch_size)
 
 
 def calibration_batches(images, batch_size, max_images, model):

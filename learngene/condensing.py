@@ -8,7 +8,7 @@ __all__ = ['Learngene', 'head_rows', 'ffn_tensor', 'gather', 'keep_all', 'measur
 # %% ../nbs/04_condensing.ipynb #2e8f4f2f
 from .families.blocks import to_layers
 from .families.cuts import HEAD_AXES, is_by_head, split_axis
-from .cluster import HeadCluster, cluster_ffns, cluster_heads
+from .cluster import HeadCluster, cluster_ffns, cluster_heads, draw_clusters
 from .cluster_options import RULES, check_clustering, check_eps
 from .checks import changed, check_choices
 from .condense_options import CENTROIDS, SIGNATURES, paper_eps, warn_of_single_clusters
@@ -54,6 +54,12 @@ class Learngene:
         shared = f" (layers that share one, from 1: {groups})" if groups else ""
         return (f"Learngene: {sum(centroids)} of {sum(heads)} heads (by layer {centroids}), {len(self.ffn_groups)} of "
                 f"{len(heads)} FFNs{shared}, {self.n_params / 1e6:.2f} M values")
+
+    def draw(self, ax=None):
+        "Draw all heads by layer and distance, the stored ones ringed. ValueError where none was measured."
+        if self.distances is None:
+            raise ValueError("the heads of this learngene were not measured; make one by condense, which does.")
+        return draw_clusters(self.distances, self.clusters, ax)
 
     def save(self, path):
         "Save as a folder of safetensors and JSON, written whole or not at all."

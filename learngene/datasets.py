@@ -12,6 +12,7 @@ from torchvision import datasets as torchvision_datasets
 
 from .files import cache_folder, near
 from .folders import find_split_folders, read_split_folders
+from .hub import without_retries
 from .images import SPLIT_NAMES, Images, hash_pieces, images_from_files
 from .labels import check_names, classes_of, clean_labels, encode_labels
 from .recipe import DataSpec
@@ -227,7 +228,8 @@ def read_hub(spec):
 
     `spec.name` is `hub:<org/name>` or, for one of several configurations, `hub:<org/name/configuration>`, and
     `spec.path` the cache folder. The fingerprint that `datasets` gives a split stands for its content. Raises
-    ImportError without `datasets`, ValueError without a training split, or a column of images or labels.
+    ImportError without `datasets`, OSError when the hub cannot be reached or has no such name, ValueError without a
+    training split, or a column of images or labels.
     """
     try:
         import datasets
@@ -238,7 +240,13 @@ def read_hub(spec):
     arguments = ["/".join(parts[:2]), parts[2]] if len(parts) == 3 and all(parts) else [name]
     cache = str(Path(spec.path).expanduser()) if spec.path else None
     try:
-        hub_splits = datasets.load_dataset(*arguments, cache_dir=cache)
+        with without_retries():
+            hub_splits = datasets.load_dataset(*arguments, cache_dir=cache)
+    except OSError as e:  # no network, or no dataset of that name
+        repo = arguments[0]
+        raise OSError(f"{spec.name} could not be fetched ({type(e).__name__}: {(str(e) or 'no answer').splitlines()[0]}). "
+                      f"Check the name; or fetch it where there is a network, by `hf download --repo-type dataset {repo} "
+                      f"--local-dir FOLDER`, and load 'parquet:{repo.rpartition('/')[2]}' with data.path: FOLDER.") from None
     except ValueError as e:  # among them: several configurations, which it lists
         raise ValueError(f"{spec.name} cannot be loaded ({e}); a configuration is named as hub:<org/name/configuration>"
                          ".") from None

@@ -7,8 +7,9 @@ __all__ = ['patch_distances', 'attention_maps', 'mean_attention_distance', 'atte
 
 # %% ../nbs/02_density.ipynb #ac3a1d4f
 from .anatomy import blocks_of, listen_to_attention, patches_of, places_of
-from .calibration import image_batches
+from .calibration import count_batches, image_batches
 from .model_input import to_model
+from .progress import step
 from .vit import eval_mode
 from .vit_checks import check_vit, has_plain_attention
 
@@ -139,13 +140,15 @@ def _weighted_distances(model, images, batch_size, renormalize, max_images, weig
     sums = [torch.zeros(1, b.attn.num_heads, dtype=precise, device=device) for b in blocks_of(model)]
 
     def add(layer, summed): sums[layer] = sums[layer] + summed
-    with eval_mode(model):
+    passes = count_batches(images, batch_size, max_images)
+    with eval_mode(model), step("measuring heads", passes) as advance:
         for batch in image_batches(images, batch_size, model):
             batch = to_model(batch[: None if max_images is None else max_images - n_images], model)
             if len(batch) == 0:
                 break
             run(model, batch, renormalize, weights_of, add)
             n_images += len(batch)
+            advance()
     if n_images == 0:
         raise ValueError("there are no images to look at; give at least one.")
     return [s / n_images for s in sums]

@@ -1,6 +1,7 @@
 "The Hugging Face hub, where it can be reached: without a network, errors come in seconds and name the local way."
 import os
 import socket
+import sys
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -26,11 +27,15 @@ def is_reachable() -> bool:
 def without_retries():
     """Read from the hub's cache alone while the hub cannot be reached.
 
-    Its client would retry for a minute, file by file.
+    Its client, and `datasets` if it is imported, would retry for a minute, file by file.
     """
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not is_reachable()
+    settings = [constants, *(sys.modules[name] for name in ("datasets.config",) if name in sys.modules)]
+    before = [module.HF_HUB_OFFLINE for module in settings]
+    offline = any(before) or not is_reachable()
+    for module in settings:
+        module.HF_HUB_OFFLINE = offline
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE = before
+        for module, value in zip(settings, before):
+            module.HF_HUB_OFFLINE = value

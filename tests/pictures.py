@@ -123,6 +123,7 @@ def plain():
                            .repeat(8, 0).repeat(8, 1), "CMYK")
     shown = np.array([[(0, 255, 255), (255, 0, 255)], [BLACK, WHITE]], np.uint8).repeat(8, 0).repeat(8, 1)
     yield Kind("cmyk.jpg", encode(inks, "JPEG", quality=98, subsampling=0), shown, 4)  # inverted, as Adobe's
+    yield Kind("ycck.jpg", ycck(inks), shown, 6)
     yield Kind("cmyk.tif", encode(inks, "TIFF"), shown)
     yield Kind("ycbcr.tif", encode(image.convert("YCbCr"), "TIFF"), SHOWN, 3)
     yield Kind("lab.tif", encode(Image.new("LAB", (2, 2), (128, 128, 128)), "TIFF"),

@@ -6,6 +6,7 @@ import pickle
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -652,6 +653,7 @@ def fake_hub(monkeypatch, **splits):
     module.load_dataset = lambda *name, cache_dir=None: names.append("/".join(name)) or splits
     module.Image = dict
     monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setattr("learngene.hub.is_reachable", lambda: True)
     return names
 
 
@@ -675,6 +677,15 @@ def test_hub_errors(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"pip install 'learngene\[hub\]'"):
         load_data(DataSpec("hub:org/pets"))
+
+
+def test_an_unreachable_hub_is_not_asked_again(monkeypatch):
+    config = pytest.importorskip("datasets.config")
+    monkeypatch.setattr("learngene.hub.is_reachable", lambda: False)
+    start = time.process_time()
+    with pytest.raises(OSError, match=r"hub:no-org/pets could not be fetched .*hf download .*'parquet:pets'"):
+        load_data(DataSpec("hub:no-org/pets"))
+    assert time.process_time() - start < 5 and not config.HF_HUB_OFFLINE
 
 
 @pytest.mark.parametrize("typed", [True, False])

@@ -11,6 +11,7 @@ from learngene.anatomy import blocks_of, layers_of
 from learngene.families.blocks import shares_heads
 from learngene.families.cuts import cut_heads, hidden_units
 from learngene.families.examples import EXAMPLES, small_model
+from learngene.families.table import support_of
 from learngene.inherited import check_same_ancestry
 from learngene.inheriting import PROJ, inherit
 
@@ -120,7 +121,8 @@ def test_methods_take_families(name):
 def test_refit_lessens_the_error(ancestry):
     model, images, _, learngene = ancestry
     child = inherit(learngene, heads=[max(1, n // 2) for n in learngene.config["heads"]], proj="aligned")
-    if not layers_of(model)[0].adds_last:
+    able = support_of(model)  # what the table of families says
+    if not able["refit"]:
         with pytest.raises(ValueError, match="normalise after W"):
             lg.refit(child, model, images)
         return
@@ -128,7 +130,7 @@ def test_refit_lessens_the_error(ancestry):
     report = lg.refit(child, model, many)
     assert report.after[-1] < report.before[-1]
     assert lg.stream_errors(child, model, many)[-1] == pytest.approx(report.after[-1], rel=1e-3)
-    if learngene.config["scale_mlp_norm"]:
+    if not able["neurons"]:
         with pytest.raises(ValueError, match="norm over their neurons"):
             lg.refit(child, model, many, ffn_width=0.75)
         return
@@ -141,7 +143,7 @@ def test_refit_lessens_the_error(ancestry):
 
 def test_budget_is_kept(ancestry):
     model, images, _, learngene = ancestry
-    if not layers_of(model)[0].adds_last or learngene.config["scale_mlp_norm"]:
+    if not support_of(model)["neurons"]:
         with pytest.raises(ValueError, match="normalise after W|norm over their neurons"):
             lg.solve(learngene, lg.Budget(params=0.7), model, images)
         return

@@ -143,3 +143,32 @@ def test_an_interrupted_healing_is_written(folder, capsys, tmp_path, monkeypatch
               str(tmp_path / "healed")])
     assert ended.value.code == 130 and (tmp_path / "healed" / "config.json").exists()
     assert "the best model so far was written" in capsys.readouterr().err
+
+
+def test_dry_runs_of_all_commands(folder, capsys, tmp_path):
+    small, target = folder / "small", tmp_path / "x"
+    printed(capsys, "condense", NANO, "digits", "--eps", "0.07", "--max-images", "40", "--to", tmp_path / "gene")
+    for arguments, says in (
+        (["plan", NANO, "digits", "--params", "0.3"], "0.3 of the ancestry's parameters"),
+        (["condense", NANO, "digits", "--eps", "0.07", "--to", target], "602,058 parameters"),
+        (["inherit", tmp_path / "gene", "--depth", 3, "--to", target], "descendant of 3 layers"),
+        (["refit", small, NANO, "digits", "--to", target], "images of digits"),
+        (["heal", small, "digits", "--steps", 9, "--to", target], "steps 9"),
+        (["predict", small, "digits", "--top", 2], "top 2"),
+        (["evaluate", small, "digits", "--split", "val"], "val images "),
+        (["export", small, tmp_path / "x.onnx"], "x.onnx"),
+    ):
+        assert says in printed(capsys, *arguments, "--dry-run")
+        assert [path.name for path in tmp_path.iterdir()] == ["gene"]
+    assert "nothing was computed" in printed(capsys, "predict", small, "digits", "--dry-run")
+    assert "ends in .x" in refused(capsys, "export", small, tmp_path / "m.x", "--dry-run")
+    assert "holds other files" in refused(capsys, "condense", NANO, "digits", "--to", small, "--dry-run")
+
+
+def test_the_families(capsys):
+    listed = json.loads(printed(capsys, "info", "--families", "--json"))
+    by_name = {row["family"]: row for row in listed["families"]}
+    assert by_name["DINOv3"]["refit"] == "yes" and by_name["Swin V2"]["refit"] == "no"
+    assert by_name["Swin"]["stages"] == "yes" and any(row["class in timm"] == "Hiera" for row in listed["refused"])
+    text = printed(capsys, "info", "--families")
+    assert "Perception Encoder" in text and "talking heads" in text

@@ -33,7 +33,7 @@ Images = Annotated[str | None, typer.Argument(help="A folder of images, or folde
 To = Annotated[str | None, typer.Option(help="Folder to write.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Draw no progress bars.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check model, images and limits; compute and write nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check what is given; compute and write nothing.")]
 RecipeFile = Annotated[str | None, typer.Option("--recipe", help="A YAML file that states any of these options.")]
 Params = Annotated[float | None, typer.Option(help=SHRINK["params"])]
 Flops = Annotated[float | None, typer.Option(help=SHRINK["flops"])]
@@ -58,7 +58,7 @@ def model_command(function, interrupted="nothing was written"):
 
         if options.get("recipe"):
             options |= _read_options(options["recipe"], options, defaults)
-        missing = [name for name in required if options[name] is None]
+        missing = [name for name in required if options[name] is None and not options.get("families")]
         if missing:
             raise ValueError(f"{', '.join(missing)} is missing; give it, or state it in a --recipe.")
         show_progress(False if options.get("quiet") else None)
@@ -112,7 +112,7 @@ def shrink_(
     if to:
         check_folder(to, also=(CARD, CODE))
     if dry_run:
-        return _check(ancestry, images, budget, json)
+        return _check(ancestry, images, json, budget)
     limits = dict(params=params, flops=flops, latency_ms=latency_ms, memory_mb=memory_mb)
     child = shrink(ancestry, images, **limits, batch_size=batch_size, device=device, num_classes=num_classes, eps=eps,
                    max_images=max_images)
@@ -121,23 +121,30 @@ def shrink_(
     _print(child.report.to_dict() | dict(folder=folder), json, f"{child.report}\n{saved}")
 
 
-def _check(model, images, budget, as_json):
-    "Say what a shrink would start from."
+def _check(model, images, as_json, budget=None, **more):
+    "Say what a command would start from: the model, the images if it takes some, its limits."
     from ..inputs import open_pictures
     from ..vit import measure, vit_config
 
-    pictures, source = open_pictures(images, model)
-    costs = measure(vit_config(model), budget.batch_size)
-    result = dict(costs, images=len(pictures), source=source, budget=repr(budget))
-    _print(result, as_json, f"{costs['params']:,} parameters, {costs['flops'] / 2e9:.3g} G multiply-adds, "
-                            f"{costs['memory_mb']:.1f} MB; {len(pictures)} images of {source}; {budget!r}")
+    costs = measure(vit_config(model), budget.batch_size if budget else 1)
+    result, said = dict(costs), [f"{costs['params']:,} parameters, {costs['flops'] / 2e9:.3g} G multiply-adds, "
+                                 f"{costs['memory_mb']:.1f} MB"]
+    if images is not None:
+        pictures, source = open_pictures(images, model)
+        result |= dict(images=len(pictures), source=source)
+        said.append(f"{len(pictures)} image{'s' * (len(pictures) != 1)} of {source}")
+    if budget:
+        result["budget"] = repr(budget)
+        said.append(repr(budget))
+    said += [f"{name} {value}" for name, value in more.items() if value is not None]
+    _print(result | more, as_json, "; ".join([*said, "nothing was computed"]))
 
 
 @model_command
 def plan_(
     model: Model = None, images: Images = None, params: Params = None, flops: Flops = None, latency_ms: Latency = None,
     memory_mb: Memory = None, batch_size: BatchSize = 1, device: Device = "cpu", max_images: MaxImages = 512,
-    json: Json = False, quiet: Quiet = False, recipe: RecipeFile = None,
+    json: Json = False, quiet: Quiet = False, dry_run: DryRun = False, recipe: RecipeFile = None,
 ):
     "Show which heads, neurons and layers a budget would keep; nothing is built."
     import dataclasses
@@ -146,6 +153,8 @@ def plan_(
     from ..inputs import calibration_sets
 
     budget, ancestry = Budget(params, flops, latency_ms, memory_mb, batch_size, device), _load(model)
+    if dry_run:
+        return _check(ancestry, images, json, budget)
     shape = solve(None, budget, ancestry, calibration_sets(images, ancestry, max_images).calibration)
     _print(dataclasses.asdict(shape), json, shape)
 
@@ -154,16 +163,22 @@ def plan_(
 def condense_(
     model: Model = None, images: Images = None,
     eps: Annotated[float | None, typer.Option(help=comments_of("condensing", "condense")["eps"])] = None,
-    max_images: MaxImages = 512, to: To = None, json: Json = False, quiet: Quiet = False, recipe: RecipeFile = None,
+    max_images: MaxImages = 512, to: To = None, json: Json = False, quiet: Quiet = False, dry_run: DryRun = False,
+    recipe: RecipeFile = None,
 ):
     """Condense a model into a learngene, the paper's way.
 
     For example: learngene condense MODEL IMAGES --eps 10 --to FOLDER.
     """
     from ..condensing import condense
+    from ..files import check_folder
     from ..inputs import calibration_sets
 
     ancestry = _load(model)
+    if to:
+        check_folder(to)
+    if dry_run:
+        return _check(ancestry, images, json, eps=eps)
     learngene = condense(ancestry, calibration_sets(images, ancestry, max_images).calibration, eps=eps)
     folder = str(learngene.save(to)) if to else None
     result = dict(centroids=learngene.n_centroids, ffn_groups=learngene.ffn_groups, values=learngene.n_params)
@@ -175,19 +190,25 @@ def inherit_(
     learngene: Annotated[str | None, typer.Argument(help="A folder of `learngene condense`.")] = None,
     depth: Annotated[int | None, typer.Option(help=comments_of("budgeting", "inherit")["depth"])] = None,
     heads: Annotated[int | None, typer.Option(help="Heads in each layer; None = the ancestry's.")] = None,
-    num_classes: Classes = None, to: To = None, json: Json = False, recipe: RecipeFile = None,
+    num_classes: Classes = None, to: To = None, json: Json = False, dry_run: DryRun = False, recipe: RecipeFile = None,
 ):
     """Make a descendant of a shape from a learngene, to be trained.
 
     For example: learngene inherit LEARNGENE --depth 6 --to FOLDER.
     """
     from ..condensing import Learngene
+    from ..files import check_folder
     from ..inheriting import build, plan
+    from ..model_card import CARD, CODE
     from ..sharing import save_pretrained
     from ..vit import count_params
 
     condensed = Learngene.load(learngene)
     shape = plan(condensed, depth, heads, num_classes=num_classes)
+    if to:
+        check_folder(to, also=(CARD, CODE))
+    if dry_run:
+        return _print(dict(layers=len(shape.layers), inherited=shape.inherited_params), json, shape)
     child = build(condensed, shape)
     folder = str(save_pretrained(child, to)) if to else None
     _print(dict(params=count_params(child), folder=folder), json, shape)
@@ -198,7 +219,7 @@ def refit_(
     model: Annotated[str | None, typer.Argument(help="A folder of a descendant.")] = None,
     ancestry: Annotated[str | None, typer.Argument(help="The model that it was inherited from.")] = None,
     images: Images = None, max_images: MaxImages = 512, to: To = None, json: Json = False, quiet: Quiet = False,
-    recipe: RecipeFile = None,
+    dry_run: DryRun = False, recipe: RecipeFile = None,
 ):
     """Solve a descendant's output matrices again, for other images.
 
@@ -206,12 +227,18 @@ def refit_(
     """
     import dataclasses
 
+    from ..files import check_folder
     from ..inputs import calibration_sets
+    from ..model_card import CARD, CODE
     from ..model_notes import noted_layers
     from ..refitting import refit
     from ..sharing import save_pretrained
 
     child, parent = _load(model), _load(ancestry)
+    if to:
+        check_folder(to, also=(CARD, CODE))
+    if dry_run:
+        return _check(child, images, json)
     sets = calibration_sets(images, parent, max_images)
     refitted = refit(child, parent, sets.calibration, sources=noted_layers(child))
     if to:
@@ -231,7 +258,8 @@ def heal_(
     augment: Annotated[bool, typer.Option("--augment", help=HEAL["augment"])] = False,
     seed: Annotated[int, typer.Option(help=HEAL["seed"])] = 0,
     folder: Annotated[str | None, typer.Option(help=HEAL["folder"])] = None,
-    to: To = None, json: Json = False, quiet: Quiet = False, recipe: RecipeFile = None,
+    to: To = None, json: Json = False, quiet: Quiet = False, dry_run: DryRun = False,
+    recipe: RecipeFile = None,
 ):
     """Train a descendant towards its ancestry for some minutes, without labels.
 
@@ -247,6 +275,8 @@ def heal_(
     child = _load(model)
     if to:
         check_folder(to, also=(CARD, CODE))
+    if dry_run:
+        return _check(child, images, json, steps=steps, minutes=minutes)
     log = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr))
     try:
         report = heal(child, ancestry, images, steps, minutes, lr, batch_size, max_images,
@@ -265,14 +295,17 @@ def predict_(
     model: Model = None,
     images: Annotated[str | None, typer.Argument(help="An image, or a folder of images.")] = None,
     top: Annotated[int, typer.Option(help=comments_of("predicting", "predict")["top"])] = 5,
-    json: Json = False, quiet: Quiet = False, recipe: RecipeFile = None,
+    json: Json = False, quiet: Quiet = False, dry_run: DryRun = False, recipe: RecipeFile = None,
 ):
     "Name what is in photos, with probabilities: learngene predict MODEL photo.jpg."
     import dataclasses
 
     from ..predicting import predict
 
-    answers = predict(_load(model), images, top)
+    classifier = _load(model)
+    if dry_run:
+        return _check(classifier, images, json, top=top)
+    answers = predict(classifier, images, top)
     answers = answers if isinstance(answers, list) else [answers]
     _print([dataclasses.asdict(answer) for answer in answers], json, "\n".join(map(str, answers)))
 
@@ -281,7 +314,7 @@ def predict_(
 def evaluate_(
     model: Model = None, images: Images = None,
     split: Annotated[Literal["test", "val", "train"], typer.Option(help="Which images.")] = "test",
-    json: Json = False, quiet: Quiet = False, recipe: RecipeFile = None,
+    json: Json = False, quiet: Quiet = False, dry_run: DryRun = False, recipe: RecipeFile = None,
 ):
     "Measure the accuracy of a model on labelled images: learngene evaluate MODEL folder:pets."
     from ..inputs import labelled_data
@@ -289,7 +322,10 @@ def evaluate_(
 
     classifier = _load(model)
     data = labelled_data(images, classifier)
-    result = evaluate(classifier, data.train_plain if split == "train" else getattr(data, split))
+    chosen = data.train_plain if split == "train" else getattr(data, split)
+    if dry_run:
+        return _check(classifier, None, json, **{f"{split} images": len(chosen)})
+    result = evaluate(classifier, chosen)
     _print(result, json, f"{result['accuracy']:.2%} of {result['images']} {split} images, loss {result['loss']:.3f}")
 
 
@@ -297,18 +333,32 @@ def evaluate_(
 def export_(
     model: Model = None,
     path: Annotated[str | None, typer.Argument(help="File to write, ending in .onnx or .pt2; or a folder.")] = None,
-    json: Json = False, recipe: RecipeFile = None,
+    json: Json = False, dry_run: DryRun = False, recipe: RecipeFile = None,
 ):
     "Write a model for another runtime, and compare it: learngene export FOLDER small.onnx."
-    from ..sharing import export
+    from ..sharing import check_target, export
 
-    file = export(_load(model), path)
+    exported = _load(model)
+    if dry_run:
+        check_target(path)
+        return _check(exported, None, json, path=path)
+    file = export(exported, path)
     _print(dict(path=str(file)), json, f"{file}: compared with the model, the same outputs")
 
 
 @model_command
-def info_(model: Model = None, json: Json = False, recipe: RecipeFile = None):
+def info_(
+    model: Model = None, json: Json = False,
+    families: Annotated[bool, typer.Option("--families", help="List the families that can be cut, and how.")] = False,
+    recipe: RecipeFile = None,
+):
     "Show what a model is: its size, classes, origin, and the report of how it was made."
+    if families:
+        from ..families.table import families_table, refused_table, table_text
+
+        rows, refused = families_table(), refused_table()
+        return _print(dict(families=rows, refused=refused), json,
+                      f"{table_text(rows)}\n\nRefused, with the reason:\n{table_text(refused)}")
     from ..model_notes import class_names, input_config
     from ..vit import measure, vit_config
 
