@@ -96,6 +96,23 @@ def interrupted_fit(folder):
     return report | dict(weights=fingerprint(model))
 
 
+def fit_apart(folder):
+    "What processes say that resume from folders of their own, where only the first has a checkpoint."
+    from learngene import train as T
+    from learngene.checkpoints import CheckpointPolicy, Paused
+
+    r = recipe()
+    data = lg.load_data(r.data)
+    try:
+        T.fit(vit(), data, r, folder, on_epoch=False, policy=CheckpointPolicy(until=0.0))
+    except Paused:
+        pass
+    try:
+        T.fit(vit(), data, r, folder, on_epoch=False)
+    except RuntimeError as e:
+        return str(e)
+
+
 JOBS = {
     "plain": dict(),
     "rich": dict(augment=RICH, train=dict(ema=0.9, drop_path=0.1, micro_batch=8, clip_grad=1.0)),
@@ -118,6 +135,7 @@ def main(folder):
         save_file(model.state_dict(), folder / f"{job}-{rank}.safetensors")
 
     report["resumed"] = interrupted_fit(folder / "checkpoints")
+    report["apart"] = fit_apart(folder / f"apart-{rank}")
     accelerator = Accelerator(cpu=True)
     r = recipe()
     data = lg.load_data(r.data)

@@ -39,6 +39,16 @@ def encode(image, format, **options):
     return file.getvalue()
 
 
+def ycck(inks):
+    "A CMYK image as a YCCK JPEG: cyan, magenta and yellow as luma and chroma. Pillow inverts, Adobe's mark says which."
+    *colours, black = (np.asarray(band) for band in inks.split())
+    ycc = Image.fromarray(np.stack(colours, -1)).convert("YCbCr")
+    stored = np.concatenate([np.asarray(ycc), 255 - black[..., None]], -1)
+    raw = bytearray(encode(Image.fromarray(255 - stored, "CMYK"), "JPEG", quality=98, subsampling=0))
+    raw[raw.index(b"Adobe") + 11] = 2  # the transform: 0 is CMYK, 2 is YCCK
+    return bytes(raw)
+
+
 def grey(shades):
     "One shade a pixel as RGB."
     return np.repeat(np.asarray(shades, np.uint8)[..., None], 3, -1)

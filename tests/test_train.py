@@ -1052,6 +1052,12 @@ def test_two_processes_interrupted_within_an_epoch(two):
     assert all(a["resumed"][name] == a["rich"][name] for name in ("weights", "history"))
 
 
+def test_two_processes_that_read_different_checkpoints(two):
+    "Each was given a folder of its own; only the first process writes checkpoints."
+    for report in two[0]:
+        assert "the processes read different checkpoints" in report["apart"]
+
+
 @pytest.mark.parametrize("job", ["plain", "steep", "device"])
 def test_two_processes_train_as_one(two, job):
     "The same global batches, without augmentation or with the device's: equal up to the order of additions."
