@@ -24,9 +24,9 @@ def draw_attention(
     image: torch.Tensor,  # (C, H, W), normalised as the models want it
     panels: int = 3,  # layers to show of each model, from the first to the last
 ):  # the figure
-    """Draw what layers of several models look at, a row for each model; dark patches receive much attention.
+    """Draw what layers of several models look at, a row for each model.
 
-    Raises ValueError for an image of another shape than a model takes.
+    Dark patches receive much attention. Raises ValueError for an image of another shape than a model takes.
     """
     import matplotlib.pyplot as plt
 

@@ -56,7 +56,7 @@ class Learngene:
                 f"{len(heads)} FFNs{shared}, {self.n_params / 1e6:.2f} M values")
 
     def draw(self, ax=None):
-        "Draw all heads by layer and distance, the stored ones ringed. ValueError where none was measured."
+        "Draw the heads by layer and distance, stored ones ringed. ValueError if not measured."
         if self.distances is None:
             raise ValueError("the heads of this learngene were not measured; make one by condense, which does.")
         return draw_clusters(self.distances, self.clusters, ax)

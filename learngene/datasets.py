@@ -244,9 +244,10 @@ def read_hub(spec):
             hub_splits = datasets.load_dataset(*arguments, cache_dir=cache)
     except OSError as e:  # no network, or no dataset of that name
         repo = arguments[0]
-        raise OSError(f"{spec.name} could not be fetched ({type(e).__name__}: {(str(e) or 'no answer').splitlines()[0]}). "
-                      f"Check the name; or fetch it where there is a network, by `hf download --repo-type dataset {repo} "
-                      f"--local-dir FOLDER`, and load 'parquet:{repo.rpartition('/')[2]}' with data.path: FOLDER.") from None
+        said = (str(e) or "no answer").splitlines()[0]
+        raise OSError(f"{spec.name} could not be fetched ({type(e).__name__}: {said}). Check the name; or fetch it "
+                      f"where there is a network, by `hf download --repo-type dataset {repo} --local-dir FOLDER`, and "
+                      f"load 'parquet:{repo.rpartition('/')[2]}' with data.path: FOLDER.") from None
     except ValueError as e:  # among them: several configurations, which it lists
         raise ValueError(f"{spec.name} cannot be loaded ({e}); a configuration is named as hub:<org/name/configuration>"
                          ".") from None

@@ -144,7 +144,10 @@ def push_to_hub(
 def check_target(
     path,  # of `export`
 ) -> str:  # its suffix; "" for a folder
-    "Raise unless a model can be written there: ValueError for another ending or a foreign folder, or OSError."
+    """Raise unless a model can be written there.
+
+    ValueError for an unknown ending and for a folder of other files, OSError where the machine refuses.
+    """
     suffix = Path(path).suffix
     if suffix in SUFFIXES:
         check_writable(path)

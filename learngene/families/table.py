@@ -21,7 +21,7 @@ def support_of(
 
 
 def families_table() -> list:  # of dicts of text, a row for each example
-    "List every family that can be cut, with an architecture of timm and what can be done with it."
+    "List every family that can be cut, an example in timm, and what can be done with it."
     rows = []
     for name, (architecture, _) in EXAMPLES.items():
         model = small_model(name)
