@@ -55,8 +55,8 @@ def draw_plan(
         box_row(ax, y, [head + 1 for head in p.heads], p.positions)
         ax.text(-1.1, y, p.source + 1, ha="center", va="center", fontsize=8)
         box_row(ax, y, [ffn_label(p)], ["0.7" if p.ffn == p.source else "0.3"], x=widest + 0.9, width=1.7)
-    middle = (widest - 1) / 2
-    titles = {-1.1: "from\nlayer", middle: "heads copy the ancestry's head\n(all count from 1)", widest + 0.9: "FFN of\nlayer"}
+    heads = "heads copy the ancestry's head\n(all count from 1)"
+    titles = {-1.1: "from\nlayer", (widest - 1) / 2: heads, widest + 0.9: "FFN of\nlayer"}
     for x, title in titles.items():
         ax.text(x, -0.75, title, ha="center", va="bottom", fontsize=8)
     ax.set(xlim=(-1.9, widest + 2), ylim=(n - 0.3, -1.9), xticks=[])
