@@ -130,6 +130,7 @@ class ShapeSpec:
     depth: StrictInt | None = None  # layers; None = the ancestry's
     heads: StrictInt | Positives | None = None  # in every layer, or one number a layer; None = the ancestry's
     classifier: Literal["fresh", "ancestry"] = "fresh"  # a new one for the data's classes, or the ancestry's own
+    width: StrictInt | None = None  # of the stream, for methods that vary it; None = the ancestry's
 
 # %% ../nbs/08_recipe.ipynb #e5ab0881
 def key_of(
@@ -141,7 +142,7 @@ def key_of(
 
 # %% ../nbs/08_recipe.ipynb #62f9e108
 LATER = ("ancestry_size", "mean", "std", "channels", "background", "teacher", "teacher_weight",
-         "teacher_temperature")  # fields that are younger than the records
+         "teacher_temperature", "width")  # fields that are younger than the records
 
 
 def stated(

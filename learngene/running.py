@@ -96,7 +96,8 @@ class ResolvedRun:
     def shape(self):
         "The shape that is wanted of the method."
         shape = self.recipe.shape
-        return methods.Shape(shape.depth, shape.heads, len(self.data.classes) if shape.classifier == "fresh" else None)
+        classes = len(self.data.classes) if shape.classifier == "fresh" else None
+        return methods.Shape(shape.depth, shape.heads, classes, shape.width)
 
 # %% ../nbs/13_running.ipynb #39f5c31f
 def run_of_ancestry(

@@ -9,6 +9,7 @@ __all__ = ['Shape', 'Method', 'register', 'get', 'names', 'check_methods', 'modu
 from ..files import near
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ class Shape:
     depth: int | None = None  # layers
     heads: Any = None  # heads in each layer, or a list with one number for each layer
     num_classes: int | None = None  # None keeps the ancestry's classifier, a number makes a fresh one
+    width: int | None = None  # of the stream between layers, for methods with `varies_width = True`
 
 
 class Method(Protocol):
@@ -38,10 +40,22 @@ class Method(Protocol):
     def inherited_params(self, payload, shape) -> int:
         "Count the distinct ancestry values that this descendant starts from."
 
-# %% ../../nbs/methods/00_core.ipynb #ad268b10
+# %% ../../nbs/methods/00_core.ipynb #e06f740d
 _methods = {}
 
 
+def _check_width(expand):
+    "Refuse a width in the shape, but for methods that vary it."
+    @functools.wraps(expand)
+    def checked(self, payload, shape=Shape()):
+        if shape.width is not None and not getattr(self, "varies_width", False):
+            able = [name for name in sorted(_methods) if getattr(_methods[name], "varies_width", False)]
+            raise ValueError(f"width is {shape.width}, but {self.name} keeps the ancestry's; leave shape.width out, or "
+                             f"choose a method that varies it: {', '.join(able) or 'none is registered'}.")
+        return expand(self, payload, shape)
+    return checked
+
+# %% ../../nbs/methods/00_core.ipynb #ad268b10
 def register(
     name: str,  # under which `get` finds it
 ):
@@ -49,7 +63,7 @@ def register(
     def add(cls):
         if name in _methods and _methods[name].__qualname__ != cls.__qualname__:
             raise ValueError(f"there is a method {name!r} already; choose another name.")
-        cls.name = name
+        cls.name, cls.expand = name, _check_width(cls.expand)
         _methods[name] = cls
         return cls
     return add

@@ -22,7 +22,8 @@ class Payload:
 
     def __str__(self):
         steps, images = self.cost.get("steps", 0), self.cost.get("images", 0)
-        return f"{self.n_params / 1e6:.2f} M values, trained in {steps:,} steps on {images:,} images"
+        trained = f", trained in {steps:,} steps on {images:,} images" if steps else ""
+        return f"{self.n_params / 1e6:.2f} M values{trained}"
 
     def save(self, path) -> Path:
         "Save as a folder of safetensors and JSON."
