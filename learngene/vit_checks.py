@@ -90,7 +90,8 @@ def has_plain_attention(
     "Whether a model is a VisionTransformer of plain patches and plain multi-head attention."
     return (isinstance(model, VisionTransformer) and type(model.patch_embed) is PatchEmbed
             and isinstance(model.patch_embed.norm, nn.Identity) and all(
-                type(b.attn) is Attention and b.attn.gate is None for b in model.blocks))
+                type(b.attn) is Attention and b.attn.gate is None and b.attn.qkv.in_features == model.embed_dim
+                for b in model.blocks))
 
 
 def check_plain_attention(

@@ -44,12 +44,19 @@ def materialise(
 ) -> VisionTransformer:
     "Make a plain timm model of unfolded tensors."
     model = fill_vit(build_vit(config), {name: t.detach().clone() for name, t in tensors.items()}, "unfolded tensors")
-    if num_classes is not None:
-        model.reset_classifier(class_count(num_classes))
-        if isinstance(model.head, torch.nn.Linear):
-            trunc_normal_(model.head.weight)
-            torch.nn.init.zeros_(model.head.bias)
-        note_classes(model, None)
+    return model.eval() if num_classes is None else new_classifier(model, num_classes)
+
+
+def new_classifier(
+    model,  # a timm VisionTransformer, changed in place
+    num_classes,  # 0 = none
+) -> VisionTransformer:
+    "Give a model a random classifier, as descendants have it. ValueError for no number."
+    model.reset_classifier(class_count(num_classes))
+    if isinstance(model.head, torch.nn.Linear):
+        trunc_normal_(model.head.weight)
+        torch.nn.init.zeros_(model.head.bias)
+    note_classes(model, None)
     return model.eval()
 
 
@@ -96,10 +103,10 @@ class Distilled:
             raise ValueError(f"alpha is {self.alpha!r}, wanted a share from 0 (labels alone) to 1 (teacher alone).")
         check_settings(self.train)
 
-    def learn(self, model, ancestry, train) -> dict:
+    def learn(self, model, ancestry, train, epochs=None) -> dict:
         "Train a network by distillation from the ancestry; its tensors."
         model.distillation = Distillation(ancestry, self.alpha, self.temperature, self.divergence)
-        train(model, epochs=self.epochs, **self.train)
+        train(model, epochs=self.epochs if epochs is None else epochs, **self.train)
         return {name: t.detach().cpu() for name, t in model.state_dict().items()}
 
     def layers_of(self, payload: Payload, shape, least=1) -> int:
