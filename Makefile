@@ -49,8 +49,12 @@ sync: setup  ## after editing notebooks: export the library, clean the notebooks
 	$(BIN)/nbdev_clean
 	$(BIN)/python tests/readme.py
 
+docs: setup  ## the documentation as a site in _docs/html, from docs/, the notebooks and the library
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[docs]'
+	$(BIN)/python docs/build.py
+
 clean:  ## remove what was made: environment, caches, your own results (not the committed records)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
 	git clean -fdXq results nbs learngene tests
 
-.PHONY: help setup reproduce reproduce-full ancestry bench test fuzz lab sync clean
+.PHONY: help setup reproduce reproduce-full ancestry bench test fuzz lab sync docs clean
