@@ -4,6 +4,7 @@ from numbers import Real
 import torch
 
 LIMITS = ("params", "flops", "latency_ms", "memory_mb")
+PRICES = ("fisher", "variance")  # in which parts are priced
 COUNTED = dict(params="parameters", flops="operations")  # limits that can be a share of the ancestry's
 
 

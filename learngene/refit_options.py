@@ -11,11 +11,12 @@ from .checks import check_choices
 from .model_input import number_type
 from .families.blocks import block_paths
 from .families.cuts import hidden_units
+from .gradients import check_token_weights
 from .stream import check_adds_last
 from .vit_checks import check_vit, has_plain_attention
 
 WEIGHTS = ("equal", "norm")  # `weight` of `refit`
-NEURONS = ("qr", "variance", "random")  # `neurons` of `refit`
+NEURONS = ("obs", "qr", "variance", "random")  # `neurons` of `refit`
 
 
 def check_refit(
@@ -28,6 +29,7 @@ def check_refit(
     damping,  # 0 to 1
     sweeps,  # at least 1
     neurons,  # one of NEURONS
+    token_weights=None,  # as in `Judge`, or one
 ) -> None:
     "Raise ValueError for models that a refit does not fit, and for options out of range."
     for name, count, least in [("values", values, 0), ("sweeps", sweeps, 1)]:
@@ -44,6 +46,7 @@ def check_refit(
     if not 0 <= damping <= 1:
         raise ValueError(f"damping is {damping}; give a number from 0 to 1.")
     check_choices(weight=(weight, WEIGHTS), neurons=(neurons, NEURONS))
+    check_token_weights(token_weights)
     if values and not has_plain_attention(child):
         raise ValueError(f"values is {values}, but values are solved for plain attention alone, and this is a "
                          f"{type(child).__name__}; leave values at 0.")
@@ -159,16 +162,25 @@ def warn_if_worse(
                       f"as inherited{narrowed} (relative error of the last stream); {remedy}.", stacklevel=3)
 
 
-def warn_if_few(tokens, child, values):
-    "Warn when there are fewer tokens than unknowns, so that the ridge decides."
-    unknowns = 1 + max(
+def warn_if_few(
+    tokens,  # of all images together
+    images,  # their number
+    child,  # the descendant
+    values,  # rounds
+    judge,  # a Judge, by which class tokens may weigh most
+) -> None:
+    "Warn when there are fewer tokens, or images, than unknowns, so that the ridge decides."
+    inputs = max(
         max(
             block.attn.num_heads * child.embed_dim if values else block.attn.proj.in_features, block.mlp.fc2.in_features
         )
         for block in blocks_of(child)
     )
-    if tokens < unknowns:
+    if tokens < inputs + 1:
         warnings.warn(
-            f"{tokens} tokens for {unknowns} unknowns a channel: the solution leans on the ridge; give more images.",
+            f"{tokens} tokens for {inputs + 1} unknowns a channel: the solution leans on the ridge; give more images.",
             stacklevel=3,
         )
+    elif judge.weighs and images < inputs:
+        warnings.warn(f"{images} images for a layer of {inputs} inputs: class tokens weigh most, and an image has one; "
+                      f"give {inputs} images or more, or token_weights=None.", stacklevel=3)

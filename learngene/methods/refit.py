@@ -7,8 +7,9 @@ __all__ = ['SOLVED_PARTS', 'RefitPayload', 'RefitOptions', 'Refitted', 'ClusterL
            'ClusterLearngeneBudget']
 
 # %% ../../nbs/methods/04_refit.ipynb #11bedfe8
-from ..budget_options import LIMITS, refuse_with_budget
+from ..budget_options import LIMITS, PRICES, refuse_with_budget
 from ..budgeting import Budget, solve
+from ..gradients import check_token_weights
 from ..inheriting import build
 from .cluster_learngene import ClusterLearngene
 from .core import Shape, register
@@ -38,7 +39,7 @@ SOLVED_PARTS = ("both", "attention", "ffn")
 
 @dataclass(frozen=True)
 class RefitOptions:
-    "Options of `refit`, under the same names."
+    "Options of `refit`, under the same names; defaults are the first records."
     ridge: float = 1e-4
     refit_images: int = 512  # calibration images for the refit
     values: int = 0
@@ -48,10 +49,12 @@ class RefitOptions:
     ffn_width: Any = None
     neurons: str = "qr"
     parts: str = "both"  # what is solved: "both", "attention" or "ffn"
+    token_weights: Any = None
 
     def __post_init__(self):
         check_options(self, parts=SOLVED_PARTS, weight=WEIGHTS, neurons=NEURONS, ridge=0.0, refit_images=1, values=0,
                       sweeps=1)
+        check_token_weights(self.token_weights)
         super().__post_init__()  # of the base method
 
 # %% ../../nbs/methods/04_refit.ipynb #d945a59d
@@ -73,7 +76,8 @@ class Refitted(RefitOptions):
         refit(model, payload.ancestry, payload.images, self.ridge, [p.source for p in shape_plan.layers],
               max_images=self.refit_images, attention=self.parts != "ffn", ffn=self.parts != "attention",
               values=self.values, weight=self.weight, damping=self.damping, sweeps=self.sweeps,
-              ffn_width=self.ffn_width if None in widths else widths, neurons=self.neurons)
+              ffn_width=self.ffn_width if None in widths else widths, neurons=self.neurons,
+              token_weights=self.token_weights)
         return model
 
 @register("cluster-learngene+refit")
@@ -97,12 +101,13 @@ class ClusterLearngeneBudget(ClusterLearngeneRefit):
     flops: float | None = None
     latency_ms: float | None = None
     memory_mb: float | None = None
+    prices: str = "variance"
 
     def __post_init__(self):
         super().__post_init__()
         refuse_with_budget(proj=(self.proj, "paper"), ffn=(self.ffn, "copy"), order=(self.order, "priority"),
                            layers=(self.layers, "front"), ffn_width=(self.ffn_width, None))
-        check_options(self, params=0.0, flops=0.0, latency_ms=0.0, memory_mb=0.0)
+        check_options(self, params=0.0, flops=0.0, latency_ms=0.0, memory_mb=0.0, prices=PRICES)
         if self.limits:
             Budget(**self.limits)  # raises for what cannot be a limit
 
@@ -117,6 +122,8 @@ class ClusterLearngeneBudget(ClusterLearngeneRefit):
             raise ValueError("cluster-learngene+budget chooses depth and heads itself; "
                              "leave shape.depth and shape.heads out.")
         if shape.num_classes not in payload.plans:
-            solved = solve(payload.base, Budget(**self.limits), payload.ancestry, payload.images, shape.num_classes)
+            budget = Budget(**self.limits, prices=self.prices)
+            solved = solve(payload.base, budget, payload.ancestry, payload.images, shape.num_classes,
+                           token_weights=self.token_weights, neurons=self.neurons)
             payload.plans[shape.num_classes] = solved
         return payload.plans[shape.num_classes]
