@@ -20,7 +20,7 @@ $(READY): constraints.txt settings.ini setup.py
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools wheel
 # torch first: with it in place nothing else asks for another build of it
 	$(BIN)/python -m pip install --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[notebooks,data,hub,onnx,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[notebooks,data,hub,onnx,cluster,dev]'
 	touch $@
 
 reproduce: setup  ## the main job on two CPU cores: every table and figure of the digits profile; the runs of Figure 5 are made here, the rest comes from records

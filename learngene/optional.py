@@ -6,6 +6,7 @@ EXTRAS = dict(
     data=("pyarrow",),
     hub=("datasets",),
     onnx=("onnx", "onnxruntime", "onnxscript"),
+    cluster=("distributed", "submitit"),
 )
 
 

@@ -28,6 +28,7 @@ from .places import check_places
 from .provenance import code_version, now, source_digest, versions
 from .recipe import Recipe, find_recipe
 from .record_checks import finite_or_none
+from .remote import each_away
 from .rng import isolate_rng
 from .stage1 import Stage1
 from .teachers import load_teacher, save_classifier
@@ -508,14 +509,17 @@ def run(
     return make_run(resolved, ledger, save, on_epoch, home, policy, **run_options)
 
 # %% ../nbs/13_running.ipynb #489263bf
-def _run_each(missing, ledger, workers, run_options, log):
+def _run_each(missing, ledger, workers, run_options, log, executor=None):
     "Yield (ResolvedRun, record or exception) as runs finish."
     modules = {methods.module_of(resolved.recipe.method.name) for resolved in missing}
     workers = min(len(missing), default_workers(workers))
     if "__main__" in modules:  # no other process knows a method of the caller's script or notebook
-        workers = 1
-    attempt = partial(_attempt, ledger=ledger, modules=modules, **run_options)
-    for i, (resolved, result) in enumerate(each(missing, attempt, workers), 1):
+        workers, executor = 1, None
+    if executor is None:
+        results = each(missing, partial(_attempt, ledger=ledger, modules=modules, **run_options), workers)
+    else:
+        results = each_away(missing, executor, run, _parent_folders, ledger, modules=sorted(modules), **run_options)
+    for i, (resolved, result) in enumerate(results, 1):
         label = f"[{i:2d}/{len(missing)}] {resolved.recipe.name}, seed {resolved.recipe.seed}"
         if isinstance(result, Exception):
             log(f"{label}: failed, {type(result).__name__}: {result}")
@@ -523,6 +527,10 @@ def _run_each(missing, ledger, workers, run_options, log):
             test, seconds = result["train_info"]["test_accuracy"], result["train_info"]["seconds"]
             log(f"{label}: {test:.1%} of test images, {seconds:.0f} s")
         yield resolved, result
+
+
+def _parent_folders(resolved):
+    return [folder for folder in map(trained_folder, resolved.parents) if folder.is_dir()]
 
 
 def _attempt(resolved, ledger, modules=(), **run_options):
@@ -533,6 +541,17 @@ def _attempt(resolved, ledger, modules=(), **run_options):
         return run(resolved, ledger, on_epoch=False, **run_options)
     except Exception as e:  # the other runs continue, and `run_all` raises at the end
         return without_frames(e)
+
+# %% ../nbs/13_running.ipynb #d4378e0a
+def _prepare_parents(missing, run_options):
+    "Find or train each ancestry and teacher once, before the runs that want it start side by side."
+    names = {name for run in missing for name in (run.recipe.ancestry, run.recipe.train.teacher)}
+    for name in sorted(names - {None, *shipped()}, key=str):
+        try:
+            trained_by = run_of_ancestry(name)
+            ensure_trained(trained_by, **run_options) if trained_by else load_teacher(name)
+        except Exception:  # those runs will say why
+            pass
 
 
 def _check_missing(missing, total):
@@ -563,6 +582,7 @@ def run_all(
     ledger,  # where records are looked for and written
     workers=None,  # runs side by side; None = see `default_workers`
     log=None,  # called with a line for each finished run; None prints it
+    executor=None,  # of `concurrent.futures`, dask or submitit, whose workers do the runs; None = processes here
     **run_options,  # engine, compile and deterministic, as in `fit`
 ) -> list:  # records, in the order of the recipes
     """Run every recipe that has no record yet.
@@ -577,14 +597,10 @@ def run_all(
         _check_missing(missing, len(runs))
         check_places(max((run.recipe for run in missing), key=lambda r: len(r.name)), ledger)
         log(f"{len(missing)} of {len(runs)} runs have no record yet")
-    for name in sorted({resolved.recipe.ancestry for resolved in missing} - {None, *shipped()}, key=str):
-        try:
-            find_ancestry(name, **run_options)  # once, before the runs that want it start side by side
-        except Exception:  # those runs will say why
-            pass
+    _prepare_parents(missing, run_options)
     train_payloads(missing, **run_options)
     failed = {}
-    for resolved, result in _run_each(missing, ledger, workers, run_options, log):
+    for resolved, result in _run_each(missing, ledger, workers, run_options, log, executor):
         if isinstance(result, Exception):
             failed[resolved.recipe.key] = f"{resolved.recipe.name}: {result}"
         else:

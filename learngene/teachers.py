@@ -6,7 +6,7 @@ from torch import nn
 from .ancestry import OF_ARCHITECTURE, shipped
 from .ancestry_sources import find_source, from_folder, from_timm
 from .families.checks import family_of
-from .files import save_tensors
+from .files import CONFIG, read_json, save_tensors
 from .model_notes import read_notes
 from .vit import save_vit
 
@@ -33,6 +33,13 @@ def find_teacher(
 ):  # a model, or None
     "Load a teacher that is given by name."
     return load_teacher(teacher) if isinstance(teacher, (str, Path)) else teacher
+
+
+def record_kept_with(
+    path,  # a folder that `save_classifier` wrote
+):  # the record of its training, or None
+    "Read the record that lies beside a trained model."
+    return read_json(Path(path) / CONFIG, "train it again").get("extra", {}).get("record")
 
 
 def save_classifier(

@@ -1,6 +1,7 @@
 """Run the paper's tables and figures, single recipes, and reports."""
 
 import json
+import math
 import re
 import sys
 import time
@@ -43,6 +44,14 @@ CompileOption = Annotated[
 DeterministicOption = Annotated[
     bool,
     typer.Option("--deterministic", help="Allow deterministic algorithms only: slower on a GPU, repeatable weights."),
+]
+DaskOption = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Runs go to the workers of this dask scheduler.", show_default=False),
+]
+SubmititOption = Annotated[
+    str | None,
+    typer.Option(metavar="FOLDER", help="Runs are jobs of Slurm; their logs go here.", show_default=False),
 ]
 
 
@@ -106,13 +115,19 @@ def run(
     engine: EngineOption = None,
     compile: CompileOption = False,
     deterministic: DeterministicOption = False,
+    dask: DaskOption = None,
+    submitit: SubmititOption = None,
 ):
     "Run a table or figure of the paper (a notebook of nbs/paper), or all of them."
     run_options = _run_options(engine, compile, deterministic)
     if minutes is not None or dry_run:
         limit = None if dry_run else minutes
-        return _run_queue(table, profile, limit, fresh, workers, results, set_, run_options)
-    if run_options:
+        executor = None if dry_run else _executor(dask, submitit)
+        return _run_queue(table, profile, limit, fresh, workers, results, set_, run_options, executor)
+    executor = _executor(dask, submitit)
+    if executor:  # the runs first, wherever; then their notebooks, from the records
+        _run_queue(table, profile, math.inf, fresh, workers, results, set_, run_options, executor)
+    elif run_options:
         raise ValueError(
             "--engine, --compile and --deterministic are for runs without their notebooks; give --minutes, too."
         )
@@ -237,7 +252,16 @@ def _notebook_parameters(paths, settings, own):
     return parameters
 
 
-def _run_queue(table, profile, minutes, fresh, workers, results, settings, run_options):
+def _executor(dask, submitit):
+    "Start what --dask or --submitit names; None without them."
+    if not (dask or submitit):
+        return None
+    from ..remote import start_executor
+
+    return start_executor(dask, submitit)
+
+
+def _run_queue(table, profile, minutes, fresh, workers, results, settings, run_options, executor=None):
     "Do the runs of tables without their notebooks until the time is up, or list them where `minutes` is None."
     from ..parallel import default_workers
     from ..tables import Results
@@ -259,7 +283,8 @@ def _run_queue(table, profile, minutes, fresh, workers, results, settings, run_o
     for line in lines:
         if "has no sweep" in line and is_first_process():
             print(line, flush=True)
-    queue.run_jobs(jobs, store.ledger, home, _started + queue.seconds_for(minutes), workers, **run_options)
+    until = _started + (minutes if math.isinf(minutes) else queue.seconds_for(minutes))
+    queue.run_jobs(jobs, store.ledger, home, until, workers, executor=executor, **run_options)
 
 
 def _sweeps_of_tables(table, profile, settings):
@@ -328,6 +353,8 @@ def sweep(
     engine: EngineOption = None,
     compile: CompileOption = False,
     deterministic: DeterministicOption = False,
+    dask: DaskOption = None,
+    submitit: SubmititOption = None,
 ):
     "Run every cell of a sweep that has no record yet, without a notebook."
     from ..recipe import Sweep
@@ -342,7 +369,8 @@ def sweep(
         lines.append(line)
         print(line, flush=True)
 
-    run_all(recipes, ledger, workers or None, log, **_run_options(engine, compile, deterministic))
+    executor = _executor(dask, submitit)
+    run_all(recipes, ledger, workers or None, log, executor, **_run_options(engine, compile, deterministic))
     if is_first_process():
         summary = "the records are in" if lines else f"all {len(recipes)} runs are on record in"
         print(f"{summary} {ledger.folder}")

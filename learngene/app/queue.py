@@ -14,8 +14,10 @@ from ..places import check_places
 from ..processes import broadcast_flag
 from ..provenance import code_version, source_digest
 from ..recipe import Recipe, Sweep, find_recipe, recipe_files
+from ..remote import each_away
 from ..running import ResolvedRun, run_of_ancestry
-from ..vit import vit_extra
+from ..teachers import record_kept_with
+
 
 # The tables in order of value: what says most about the method first. Others follow, in their own order.
 TABLES_BY_VALUE = (
@@ -58,7 +60,7 @@ def plan_jobs(
         jobs += [(seed_index, Job(table, labels, recipe)) for seed_index, labels, recipe in _with_seed_index(cells)]
     jobs = [job for _, job in sorted(jobs, key=lambda pair: pair[0])]
     methods.check_methods(job.recipe.method for job in jobs)
-    names = (_own_ancestries(profile) if all_ancestries else []) + [job.recipe.ancestry for job in jobs]
+    names = (_own_ancestries(profile) if all_ancestries else []) + [name for job in jobs for name in _parents_of(job)]
     by_key = {}
     for job in [*_ancestry_jobs(names), *jobs]:
         by_key.setdefault(job.recipe.key, job)
@@ -91,21 +93,29 @@ def _own_ancestries(profile):
     sweeps = sweeps_of(profile)
     recipes = {str(file): Recipe.load(file) for file in recipe_files(profile) if file.stem not in sweeps}
     widths = {name: recipe.model.get("embed_dim", math.inf)
-              for name, recipe in recipes.items() if recipe.model and recipe.name not in shipped()}
+              for name, recipe in recipes.items()
+              if recipe.model and recipe.name not in shipped() and recipe.method.name != "untrained"}  # no teachers
     return sorted(widths, key=widths.get)
 
 
 def _ancestry_jobs(names):
-    "A Job for each ancestry that a run trains, its own ancestry before it."
+    "A Job for each ancestry or teacher that a run trains, those that it needs before it."
     jobs = {}
     for name in dict.fromkeys(filter(None, names)):
-        chain, ancestor = [], run_of_ancestry(name)
-        while ancestor:
-            chain.append(ancestor.recipe)
-            ancestor = ancestor.ancestry_run
-        for recipe in reversed(chain):
+        for run in _with_parents(run_of_ancestry(name)):
+            recipe = run.recipe
             jobs.setdefault(recipe.key, Job("ancestry", dict(name=recipe.name, seed=recipe.seed), recipe))
     return list(jobs.values())
+
+
+def _with_parents(run):
+    "A run, or None, behind the runs whose models it needs."
+    return [ancestor for parent in run.parents for ancestor in _with_parents(parent)] + [run] if run else []
+
+
+def _parents_of(job):
+    "Names of the models that a job starts from and learns from."
+    return [job.recipe.ancestry, job.recipe.train.teacher]
 
 
 # --- which of them are left
@@ -146,7 +156,7 @@ def jobs_left(
     source = None if code_version()["clean"] else source_digest()  # where nothing counts, nothing is run twice either
     without_record = [job for job in jobs if find_job_record(job, ledger, source) is None]
     keys = {job.recipe.key for job in without_record}
-    needed = {job.recipe.key for job in _ancestry_jobs(job.recipe.ancestry for job in without_record)}
+    needed = {job.recipe.key for job in _ancestry_jobs(name for job in without_record for name in _parents_of(job))}
     keys |= {job.recipe.key for job in jobs
              if job.table == "ancestry" and job.recipe.key in needed and not _has_weights(job, home)}
     return [job for job in jobs if job.recipe.key in keys]
@@ -168,6 +178,7 @@ def run_jobs(
     until: float,  # stop before this time, as `time.monotonic()` counts
     workers=1,  # runs side by side
     log=None,  # called with a line for each run; None prints it
+    executor=None,  # of `concurrent.futures`, dask or submitit, whose workers do all runs but ancestries
     **run_options,  # engine, compile and deterministic, as in `fit`
 ) -> int:  # how many runs are left
     """Do what is left, in order, until the time is up.
@@ -183,7 +194,11 @@ def run_jobs(
     for stage in _stages(left):
         paused = False
         ready = [job for job in stage if not _ancestry_failed(job, failed)]
-        for job, result in each(ready, attempt, min(workers, len(stage))):
+        if executor is None or any(job.table == "ancestry" for job in stage):  # whose weights are wanted here
+            results = each(ready, attempt, min(workers, len(stage)))
+        else:
+            results = _each_job_away(ready, executor, ledger, home, until, run_options) if ready else []
+        for job, result in results:
             if isinstance(result, Paused):
                 paused = True
                 if str(result):
@@ -204,6 +219,17 @@ def run_jobs(
     return remaining
 
 
+def _each_job_away(jobs, executor, ledger, home, until, run_options):
+    "Yield (job, record or exception) as an executor's workers finish, with the time that is left now."
+    def folders_of(job):
+        return [running.trained_folder(parent, home) for parent in ResolvedRun(job.recipe).parents]
+
+    options = {name: value for name, value in run_options.items() if name != "compile"}  # does not pay in short runs
+    modules = sorted({methods.module_of(job.recipe.method.name) for job in jobs})
+    return each_away(jobs, executor, running.run, folders_of, ledger, modules=modules,
+                     seconds=until - time.monotonic(), **options)
+
+
 def _stages(jobs):
     """Lists of jobs that may run side by side.
 
@@ -217,12 +243,12 @@ def _stages(jobs):
 def _is_chained(ancestries):
     "Whether one of these jobs starts from another."
     keys = {job.recipe.key for job in ancestries}
-    return any(own.recipe.key in keys for job in ancestries for own in _ancestry_jobs([job.recipe.ancestry]))
+    return any(own.recipe.key in keys for job in ancestries for own in _ancestry_jobs(_parents_of(job)))
 
 
 def _ancestry_failed(job, failed):
     "Whether training an ancestry of the job has failed."
-    return any(own.recipe.key in failed for own in _ancestry_jobs([job.recipe.ancestry]))
+    return any(own.recipe.key in failed for own in _ancestry_jobs(_parents_of(job)))
 
 
 def attempt_job(
@@ -250,7 +276,7 @@ def attempt_job(
 def _train_ancestry(job, ledger, options):
     "Train an ancestry, unless its weights are there, and put its record into the ledger."
     folder = running.ensure_trained(ResolvedRun(job.recipe), **options)
-    record = vit_extra(folder).get("record")
+    record = record_kept_with(folder)
     if is_first_process():
         ledger.add(record)
     return record
