@@ -33,8 +33,7 @@ from .rng import isolate_rng
 from .stage1 import Stage1
 from .teachers import load_teacher, save_classifier
 from .train import evaluate, fit
-from .vit import check_vit, count_flops, count_params, ffn_width_of, fingerprint, latency_ms
-from .vit import load_vit
+from .vit import check_vit, count_flops, count_params, ffn_width_of, fingerprint, latency_ms, load_vit
 
 import hashlib
 import importlib
