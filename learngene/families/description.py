@@ -12,8 +12,8 @@ from .cuts import ROWS_PER_UNIT, cut_heads, cut_units, hidden_units, rows_per_un
 
 TIMMS = {cut: timms for timms, cut in CUT_CLASS.items()}  # the same formulas for any number of heads
 SIMPLE = (bool, int, float, str, type(None))
-# settings that change what is computed only in training, or how
-PASSING = ("training", "fused_attn", "inplace", "grad_checkpointing", "kept_layers", "drop_rate")
+# settings that change what is computed only in training, or how; and notes of where a model comes from
+PASSING = ("training", "fused_attn", "inplace", "grad_checkpointing", "kept_layers", "drop_rate", "ancestry_layers")
 
 
 def describe_cuts(
