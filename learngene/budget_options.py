@@ -12,6 +12,7 @@ def check_limits(
     limits,  # name -> limit; those that are given
     batch_size,  # images at once
     device,  # on which latency is measured
+    multiple_of=1,  # neurons
 ) -> None:
     "Raise ValueError without a limit, and for a limit, batch size or device that cannot be."
     if not limits:
@@ -22,8 +23,9 @@ def check_limits(
         if name in COUNTED and 1 < limit < 100:
             raise ValueError(f"{name} is {limit:g}, which is {_count_text(name, limit)}; did you mean {limit:g}e6 "
                              f"({_count_text(name, limit * 1e6)}) or {limit / 100:g} (a share of the ancestry's)?")
-    if type(batch_size) is not int or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}; give a whole number of at least 1.")
+    for name, count in (("batch_size", batch_size), ("multiple_of", multiple_of)):
+        if type(count) is not int or count < 1:
+            raise ValueError(f"{name} is {count!r}; give a whole number of at least 1.")
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {device!r}, but this machine has no GPU; give device=\"cpu\".")
 
@@ -32,12 +34,14 @@ def describe_limits(
     limits,  # name -> limit
     batch_size,  # images at once
     device,  # on which latency is measured
+    multiple_of=1,  # neurons
 ) -> str:
     "Say in words what each limit means, with its unit."
     many = f" for {batch_size} images at once" if batch_size > 1 else ""
     texts = dict(latency_ms=f"milliseconds{many} on {device}, measured", memory_mb=f"MB (2^20 bytes){many}")
-    return "; ".join(f"{name}: {_count_text(name, limit) if name in COUNTED else f'{limit:g} {texts[name]}'}"
-                     for name, limit in limits.items())
+    widths = [f"FFN widths in multiples of {multiple_of}"] if multiple_of > 1 else []
+    return "; ".join([f"{name}: {_count_text(name, limit) if name in COUNTED else f'{limit:g} {texts[name]}'}"
+                      for name, limit in limits.items()] + widths)
 
 
 def _count_text(name, limit):
@@ -46,6 +50,16 @@ def _count_text(name, limit):
         return f"{limit:.4g} of the ancestry's {COUNTED[name]}"
     factor, unit = next(((f, u) for f, u in ((1e9, " G"), (1e6, " M"), (1e3, " k")) if limit >= f), (1, ""))
     return f"{limit / factor:.4g}{unit} {COUNTED[name]}"
+
+
+def check_multiple(
+    multiple_of,  # neurons
+    widths,  # of the ancestry's FFNs
+) -> None:
+    "Raise ValueError where a layer is narrower than one multiple."
+    if multiple_of > min(widths):
+        raise ValueError(f"multiple_of is {multiple_of}, but the narrowest layer has {min(widths)} neurons; "
+                         f"give at most {min(widths)}.")
 
 
 def check_narrowable(learngene) -> None:

@@ -10,7 +10,7 @@ __all__ = ['Budget', 'TargetGram', 'explained_variance', 'losses_by_heads', 'los
 # %% ../nbs/07_budgeting.ipynb #9df697da
 from .anatomy import as_layer, layers_of
 from .budget_options import COUNTED, LIMITS, PRICES, check_limits, check_narrowable, describe_limits
-from .budget_options import refuse_with_budget
+from .budget_options import check_multiple, refuse_with_budget
 from .calibration import calibration_batches
 from .checks import check_choices
 from .condensing import keep_all
@@ -46,13 +46,14 @@ class Budget:
     batch_size: int = 1  # images at once, for latency and memory
     device: str = "cpu"  # on which latency is measured
     prices: str = "variance"  # of parts: shares of each layer's stream, or "fisher" = nats of an image's answer
+    multiple_of: int = 1  # FFN widths are multiples of it, or the ancestry's; 8 or 16 is quick on much hardware
 
     def __post_init__(self):
         check_choices(prices=(self.prices, PRICES))
-        check_limits(self.limits, self.batch_size, self.device)
+        check_limits(self.limits, self.batch_size, self.device, self.multiple_of)
 
     def __repr__(self):
-        return f"Budget({describe_limits(self.limits, self.batch_size, self.device)})"
+        return f"Budget({describe_limits(self.limits, self.batch_size, self.device, self.multiple_of)})"
 
     @property
     def limits(self):
@@ -241,6 +242,7 @@ def removals(
     saving,  # what a "head", a "neuron" and the "rest" of each layer save
     width_step,  # for each layer the neurons of one step
     stages=None,  # of each layer, where patches are merged between stages; a layer of each stays
+    multiple=1,  # of neurons, in every width but the ancestry's
 ):  # yields (price / saving, the KeptParts after the step)
     "List every step that makes a shape smaller: a head, some neurons, or a layer less."
     of_stage = Counter(stages[layer] if stages else 0 for layer in kept.heads)
@@ -250,8 +252,8 @@ def removals(
         if heads > 1:
             smaller = kept.with_heads(layer, heads - 1)
             yield (paid_so_far(layer_prices, smaller, layer) - paid) / head, smaller
-        if width > 1:
-            smaller = kept.with_width(layer, max(1, width - width_step[layer]))
+        if width > multiple:
+            smaller = kept.with_width(layer, max(multiple, (width - width_step[layer]) // multiple * multiple))
             saved = neuron * (width - smaller.widths[layer])
             yield (paid_so_far(layer_prices, smaller, layer) - paid) / saved, smaller
         if of_stage[stages[layer] if stages else 0] > 1:
@@ -269,8 +271,10 @@ class ShrinkPath:
         ancestry=None,  # the ancestry's architecture as it is, of which limits are shares; None = `base`
     ):
         self.base, self.prices, self.budget = base, layer_prices, budget
+        self.multiple = budget.multiple_of
         self.full_width, self.costs = units_per_layer(base), ShapeCosts(base, budget.batch_size)
         widths = dict(enumerate(self.full_width))
+        check_multiple(self.multiple, self.full_width)
         self.whole = self.costs(KeptParts(dict(enumerate(base["heads"])), widths))
         self.ancestry = self.whole if ancestry in (None, base) else measure(ancestry)
         parts, kinds = dict(self.costs.parts), {"params" if k == "memory_mb" else k for k in budget.limits}
@@ -279,7 +283,7 @@ class ShrinkPath:
         self.saving = {part: [sum(parts[k][part][i] / self.whole[k] for k in sorted(kinds)) for i in widths]
                        for part in PARTS}
         self.removals = partial(removals, layer_prices=layer_prices, saving=self.saving, width_step=self.width_step,
-                                stages=self.costs.stages)
+                                stages=self.costs.stages, multiple=self.multiple)
         self.states = [KeptParts({i: len(of_layer.heads) for i, of_layer in enumerate(layer_prices)}, widths)]
         while steps := list(self.removals(self.states[-1])):
             self.states.append(min(steps, key=lambda step: step[0])[1])
@@ -287,7 +291,7 @@ class ShrinkPath:
     @property
     def width_step(self):
         "Neurons of one step, in each layer."
-        return [max(1, width // 16) for width in self.full_width]
+        return [max(1, width // 16 // self.multiple) * self.multiple for width in self.full_width]
 
     def wider(self, width, layer):
         "The FFN width of a layer a step up."
@@ -323,7 +327,8 @@ class PathLimits:
         states = self.path.states
         if least := self.exceeded(states[-1]):
             too_large = ", ".join(f"{k} {v:,.4g} (wanted {self.limits[k]:,.4g})" for k, v in least.items())
-            raise ValueError("no descendant is so small: the smallest, one layer of one head and one neuron, "
+            neurons = "one neuron" if self.path.multiple == 1 else f"{self.path.multiple} neurons"
+            raise ValueError(f"no descendant is so small: the smallest, one layer of one head and {neurons}, "
                              f"has {too_large}, with a classifier of {self.path.base['num_classes']} classes; "
                              "give a larger budget.")
         return bisect_left(states, True, hi=len(states) - 1, key=lambda kept: not self.exceeded(kept))
@@ -339,7 +344,8 @@ def spend_rest(
     while open_layers:
         layer = max(sorted(open_layers), key=partial(_neuron_gain, path, kept))
         width = kept.widths[layer]
-        wider = [kept.with_width(layer, w) for w in range(width + 1, path.wider(width, layer) + 1)]
+        wider = [kept.with_width(layer, w) for w in range(width + 1, path.wider(width, layer) + 1)
+                 if w % path.multiple == 0 or w == path.full_width[layer]]
         n_fit = bisect_left(wider, True, key=lambda shape: bool(limits.exceeded(shape)))
         kept = wider[n_fit - 1] if n_fit else kept
         if kept.widths[layer] in (width, path.full_width[layer]):

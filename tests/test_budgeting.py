@@ -11,6 +11,7 @@ from conftest import make, pictures
 import learngene as lg
 from learngene import budgeting, shape_costs
 from learngene.budgeting import Budget, ShrinkPath, TargetGram, explained_variance, losses_by_width, prices
+from learngene.condensing import keep_all
 from learngene.inherited import check_same_ancestry
 from learngene.inheriting import build, plan, with_heads
 from learngene.methods import Shape, get
@@ -314,3 +315,19 @@ def test_another_ancestry_of_the_same_shape_is_refused(condensed):
     lg.inherit(learngene, depth=1, refit=images, ancestry=same)
     check_same_ancestry(learngene, copy.deepcopy(ancestry).double())  # another type has other bytes
     check_same_ancestry(dataclasses.replace(learngene, provenance={}), other)  # its ancestry is not recorded
+
+
+def test_widths_in_multiples():
+    ancestry, images = random_vit(mlp_ratio=3.2), torch.randn(40, 3, 16, 16)  # 102 neurons
+    for limits in (dict(params=0.6), dict(params=0.6, flops=0.5), dict(params=0.2)):
+        solved = lg.solve(None, Budget(**limits, multiple_of=8), ancestry, images)
+        assert all(p.ffn_width % 8 == 0 or p.ffn_width == 102 for p in solved.layers)
+        child = build(keep_all(ancestry), solved)
+        assert len(child.blocks) == len(solved.layers)
+    assert "multiples of 8" in repr(Budget(params=0.5, multiple_of=8))
+    with pytest.raises(ValueError, match="multiple_of is 128, but the narrowest layer has 102 neurons"):
+        lg.solve(None, Budget(params=0.5, multiple_of=128), ancestry, images)
+    with pytest.raises(ValueError, match="one head and 8 neurons, has params"):
+        lg.solve(None, Budget(params=100, multiple_of=8), ancestry, images)
+    with pytest.raises(ValueError, match="multiple_of is 0; give a whole number"):
+        Budget(params=0.5, multiple_of=0)
