@@ -105,6 +105,7 @@ def test_a_descendant_is_plain_and_counted(ancestry, payload, tmp_path):
     method = lg.methods.get("lets", **OPTIONS)
     child = method.expand(payload, Shape(depth=3, heads=3, num_classes=7))
     assert type(child) is VisionTransformer and (child.embed_dim, child.num_classes) == (24, 7)
+    assert method.expand(payload, Shape(width=24)).embed_dim == 24
     assert len(child.blocks) == 3 and child.blocks[0].mlp.fc1.out_features == 96
     lg.vit.save_vit(child, tmp_path / "child")
     assert child(pictures(ancestry)).shape == (3, 7)
@@ -129,7 +130,8 @@ def test_ablations_make_descendants(ancestry, options):
 
 
 @pytest.mark.parametrize("shape, words", [
-    (Shape(heads=1), "2 to 4 heads"), (Shape(heads=5), "2 to 4 heads"), (Shape(heads=[2, 3, 2]), "one number"),
+    (Shape(heads=1), "2 to 4 heads"), (Shape(width=20), "width 20"), (Shape(heads=2, width=24), "width 24"),
+    (Shape(heads=5), "2 to 4 heads"), (Shape(heads=[2, 3, 2]), "one number"),
     (Shape(depth=5), "1 to 4"), (Shape(depth=0), "1 to 4"), (Shape(depth=3, heads=[3, 3]), "heads lists 2"),
 ], ids=str)
 def test_impossible_shapes_raise(payload, shape, words):

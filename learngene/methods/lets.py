@@ -287,6 +287,8 @@ class Transformation(Distilled):
 @dataclass(frozen=True)
 class LeTs(Transformation):
     "Start from a small network that a trained transformation widens and mixes."
+    varies_width = True
+
     def condense(self, ancestry, images, train):
         "Train learngene and transformation inside the auxiliary network."
         config = pooled_config(ancestry, self.name)
