@@ -571,6 +571,8 @@ def unwrap(
         run.model.__dict__.pop(name, None)
     if run.result.compiled:
         torch.compiler.reset()  # PyTorch compiles a function for a few models only, and runs further ones uncompiled
+    if run.accelerator.device.type != "cpu":  # collecting garbage takes as long as a small model's training
+        run.accelerator.free_memory()
 
 # %% ../nbs/11_train.ipynb #23ad2630
 def engine_of_run(
@@ -632,7 +634,6 @@ def fit(
             train_epochs(run, data.val, state, writer, log if log and first_process else lambda entry: None, stop_after)
         finally:
             unwrap(run)
-    accelerator.free_memory()
     if recipe.train.epochs:
         note_training(model, data)  # whoever loads the model prepares images as here
     return result

@@ -1,4 +1,5 @@
 "A zoo of tiny vision transformers, built by timm alone, with weights that make heads and layers differ."
+import gc
 import hashlib
 import os
 import random
@@ -33,6 +34,10 @@ def seed_all(*names):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collectstart(collector):
     seed_all(collector.name)  # what a module draws when it is imported
+
+
+def pytest_collection_finish(session):
+    gc.freeze()  # what is imported is no garbage; looking through it takes longer than most tests
 
 
 @pytest.hookimpl(tryfirst=True)

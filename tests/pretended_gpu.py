@@ -20,7 +20,6 @@ import torchvision  # noqa: F401
 from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch.utils.data._utils import pin_memory
 
 CUDA, aten = torch.device("cuda", 0), torch.ops.aten
@@ -30,6 +29,8 @@ WAITING = {
     aten._local_scalar_dense.default, aten.is_nonzero.default, aten.nonzero.default, aten.masked_select.default,
     aten.bincount.default, aten.equal.default, aten._unique2.default, aten.unique_dim.default,
     aten.repeat_interleave.Tensor}
+
+PINNING = {aten.is_pinned.default, aten._pin_memory.default}
 
 
 class Module(backend_registration._DummyBackendModule):
@@ -93,8 +94,11 @@ class _Calls(TorchFunctionMode):
         makes_tensor = call in (torch.tensor, torch.as_tensor) and not isinstance(args[0], torch.Tensor)
         if makes_tensor and _to_backend(kwargs.get("device")) == BACKEND:
             _wait()
-        with GPU.using(kwargs.get("generator")):
-            return call(*map(_to_backend, args), **{name: _to_backend(value) for name, value in kwargs.items()})
+        args, kwargs = map(_to_backend, args), {name: _to_backend(value) for name, value in kwargs.items()}
+        if kwargs.get("generator") is None:
+            return call(*args, **kwargs)
+        with GPU.using(kwargs["generator"]):
+            return call(*args, **kwargs)
 
 
 def _as_index(i):
@@ -110,10 +114,12 @@ def _to_backend(x):
 
 def _run(op, args, kwargs):
     "Run one operation on the CPU, or refuse it."
-    flat, spec = tree_flatten((args, kwargs))
-    tensors = [t for t in flat if isinstance(t, torch.Tensor)]
+    tensors = [*_tensors_in(args), *_tensors_in(kwargs.values())]
     wrappers = {id(t.inner): t for t in tensors if isinstance(t, Pretended)}
     device = kwargs.get("device") and torch.device(kwargs["device"])
+    elsewhere = device == BACKEND or GPU.generator is not None or op in PINNING or kwargs.get("pin_memory")
+    if not wrappers and not elsewhere:
+        return op(*args, **kwargs)  # of the CPU alone
     moves = op in (aten._to_copy.default, aten.copy_.default)
     if device:
         to_gpu = device == BACKEND
@@ -126,12 +132,22 @@ def _run(op, args, kwargs):
         return args[0]
     if wrappers and op in WAITING or _copies(op, args, kwargs, moves, to_gpu):
         _wait()
-    args, kwargs = tree_unflatten([_to_cpu(x) for x in flat], spec)
-    kwargs.pop("pin_memory", None)
+    args, kwargs = _map(_to_cpu, args), {name: _map(_to_cpu, x) for name, x in kwargs.items() if name != "pin_memory"}
     draws = to_gpu and torch.Tag.nondeterministic_seeded in op.tags and GPU.generator is None
     with GPU.random_numbers() if draws else contextlib.nullcontext():
         out = op(*args, **kwargs)
-    return tree_map(lambda x: _wrap(x, wrappers), out) if to_gpu else out
+    return _map(lambda x: _wrap(x, wrappers), out) if to_gpu else out
+
+
+def _tensors_in(arguments):
+    "The tensors among an operation's arguments; PyTorch nests no deeper than in lists."
+    for x in arguments:
+        yield from (t for t in (x if isinstance(x, (list, tuple)) else (x,)) if isinstance(t, torch.Tensor))
+
+
+def _map(function, x):
+    "Apply a function to what lists and tuples hold."
+    return type(x)(_map(function, item) for item in x) if isinstance(x, (list, tuple)) else function(x)
 
 
 def _to_cpu(x):

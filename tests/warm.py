@@ -4,6 +4,7 @@ Jupyter starts a new interpreter for each notebook, and importing torch takes lo
 server process imports once; each notebook runs in a fork of it, isolated from the others.
 """
 
+import gc
 import json
 import os
 import traceback
@@ -20,6 +21,10 @@ SLOW_IMPORTS = [
     "scipy.stats",
     "sklearn.datasets",
     "accelerate",
+    "learngene.tables",
+    "execnb.shell",
+    "papermill.iorw",
+    "papermill.parameterize",
 ]
 
 
@@ -41,6 +46,7 @@ def execute(path, parameters=None, environment=None):
 
 def _execute(path, parameters, environment):
     "Run a notebook in this process; (notebook, what went wrong or None)."
+    gc.freeze()  # what the server has imported is no garbage, and takes long to look through
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(path.parent)
