@@ -25,6 +25,7 @@ class ShrinkReport:
     distances_after: list | None = None  # the same of the descendant
     seconds: float = 0.0
     version: str = ""  # of learngene
+    prices: str = "variance"  # in which `predicted` is counted: shares of the stream's variance, or "fisher": nats
     healed: str | None = None  # what `heal` did afterwards, in a sentence; the numbers above are from before
 
     def to_dict(self):
@@ -60,7 +61,9 @@ class ShrinkReport:
         yield "limits", asked
         yield "kept", (f"{len(self.layers)} of {len(self.ancestry_heads)} layers, {heads} of "
                        f"{sum(self.ancestry_heads)} heads, {sum(widths):,} of {sum(self.ancestry_widths):,} neurons")
-        yield "loss", (f"{self.predicted:.3f} predicted, {self.measured:.3f} measured on {self.images['measured']} "
+        unit = " nats" if self.prices == "fisher" else ""
+        yield "loss", (f"{self.predicted:.3f}{unit} predicted, "
+                       f"{self.measured:.3f} measured on {self.images['measured']} "
                        f"{others} (share of the last stream's variance)")
         if self.agreement is not None:
             yield "agreement", f"{self.agreement:.1%} of them get the class that the ancestry gives"

@@ -7,10 +7,12 @@ __all__ = ['predicted_loss', 'compare_models', 'costs_of', 'make_report', 'shrin
 
 # %% ../nbs/17_shrink.ipynb #f0635a51
 from .ancestry import load_ancestry
-from .budgeting import Budget, build_and_refit, paid_so_far, prices, solve
+from .budgeting import Budget, build_and_refit, paid_so_far, solve
+from .budgeting import prices as price_parts
 from .budget_options import check_narrowable
 from .condensing import condense, keep_all
 from .density import mean_attention_distance
+from .gradients import judge_of
 from .inputs import calibration_sets
 from .model_input import to_model
 from .model_notes import Sources, note_origin
@@ -89,7 +91,7 @@ def make_report(ancestry, child, plan, refit_report, layer_prices, budget, image
         layers=layers, before=before, after=costs_of(child, budget),
         predicted=predicted_loss(layer_prices, plan), measured=loss, errors=refit_report.after, images=counts,
         agreement=agreement if plan.num_classes is None else None, distances=distances,
-        distances_after=distances_after, version=package.__version__)
+        distances_after=distances_after, version=package.__version__, prices=budget.prices)
 
 
 def _rows(distances):
@@ -109,12 +111,13 @@ def shrink(
     num_classes=None,  # None keeps the classifier, a number makes a fresh one
     eps=None,  # keep to a learngene of this radius, pixels; None = all heads may stay
     max_images=512,  # calibration images
+    prices="variance",  # of parts; "fisher" judges all errors by the gradients of the model's answer
 ):  # the descendant, in eval mode; its `report` says what was kept
     """Make a smaller model within limits, solved from unlabelled images, without training.
 
     Several limits hold together. TypeError for a model that cannot be cut, ValueError for a limit that cannot be met.
     """
-    budget, start = Budget(params, flops, latency_ms, memory_mb, batch_size, device), time.perf_counter()
+    budget, start = Budget(params, flops, latency_ms, memory_mb, batch_size, device, prices), time.perf_counter()
     ancestry = load_ancestry(model) if isinstance(model, (str, Path)) else model
     check_vit(ancestry)
     check_precision(ancestry)
@@ -122,11 +125,14 @@ def shrink(
     sets = calibration_sets(images, ancestry, max_images)
     note_origin(ancestry, "a model of the caller's")
     learngene = everything if eps is None else condense(ancestry, sets.calibration, eps=eps)
-    layer_prices = prices(learngene, ancestry, sets.calibration)
+    answer = None if num_classes is None else "features"  # a fresh classifier has nothing to tell yet
+    judge = judge_of(ancestry, sets.calibration, "gradient", True, answer) if prices == "fisher" else None
+    options = dict(token_weights=judge, neurons="obs" if judge else "qr")
+    layer_prices = price_parts(learngene, ancestry, sets.calibration, metric=prices, **options)
     with step("solving"):
         shape = solve(learngene, budget, ancestry, sets.calibration, num_classes, layer_prices)
     widths = [layer.ffn_width for layer in shape.layers]
-    child, refit_report = build_and_refit(learngene, shape, ancestry, sets.calibration, widths)
+    child, refit_report = build_and_refit(learngene, shape, ancestry, sets.calibration, widths, **options)
     child.report = make_report(ancestry, child, shape, refit_report, layer_prices, budget, sets)
     child.report.seconds, child.made_of = time.perf_counter() - start, Sources(ancestry, images)
     return child

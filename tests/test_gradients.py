@@ -205,3 +205,13 @@ def test_unknown_prices_are_refused():
         lg.Budget(params=0.5, prices="fischer")
     with pytest.raises(ValueError, match="prices is 'nats'"):
         get("cluster-learngene+budget", params=0.5, prices="nats")
+
+
+def test_shrink_by_the_models_answer():
+    model = make("plain")
+    images = pictures(model, 140)
+    by_answer, plain = (lg.shrink(model, images, params=0.5, prices=rule) for rule in ("fisher", "variance"))
+    assert by_answer.report.prices == "fisher" and " nats predicted" in str(by_answer.report)
+    assert " nats" not in str(plain.report) and count_params(by_answer) <= 0.5 * count_params(model)
+    again = type(by_answer.report).from_dict(by_answer.report.to_dict())
+    assert again == by_answer.report
