@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LEVEL', 'VERDICT_WORDS', 'CAPTION', 'to_frame', 'mean_sd', 'table', 'compare', 'paired_differences', 'mean_interval',
-           'describe_difference', 'against', 'verdict', 'describe_effects', 'differences', 'holm', 'judge_together',
-           'claim_verdict', 'judge', 'describe_verdict', 'beside_paper', 'to_curves', 'epochs_to', 'describe_epochs',
-           'effects_table', 'pair_table', 'describe_range', 'Runs', 'describe_drawing', 'Comparison',
+           'describe_difference', 'against', 'verdict', 'holm', 'after_holm', 'describe_effects', 'differences',
+           'judge_together', 'claim_verdict', 'judge', 'describe_verdict', 'beside_paper', 'to_curves', 'epochs_to',
+           'describe_epochs', 'effects_table', 'pair_table', 'describe_range', 'Runs', 'describe_drawing', 'Comparison',
            'separate_trainings', 'Results', 'draw_curves', 'draw_effects', 'draw_intervals', 'published']
 
 # %% ../nbs/14_tables.ipynb #adc1b4cb
@@ -124,21 +124,45 @@ def verdict(
         return "no clear difference"
     return "better" if c["difference"] > 0 else "worse"
 
+# %% ../nbs/14_tables.ipynb #1a9d59c3
+LEVEL = 0.05  # the chance that any of the p-values behind one page's verdicts is called clear without an effect
+
+
+def holm(
+    ps,  # p-values of several comparisons
+    level=LEVEL,  # of all of them together
+) -> list:  # of bool
+    "Which p-values are below the level after Holm's correction."
+    order, clear = np.argsort(ps), [False] * len(ps)
+    for rank, i in enumerate(order):
+        if not ps[i] * (len(ps) - rank) < level:
+            break
+        clear[i] = True
+    return clear
+
+
+def after_holm(
+    effects,  # from `against`
+) -> pd.DataFrame:  # the same, with a p of 1 where the correction leaves nothing clear
+    "Correct a table's comparisons for their number."
+    return effects.assign(p=effects.p.where(holm(effects.p.tolist()), 1.0))
+
 # %% ../nbs/14_tables.ipynb #ec052e9d
 def describe_effects(
     effects,  # from `against`
     method: str,  # the method that was compared
 ) -> str:
-    "Say for each column what is better, worse, or not clearly different."
+    "Say for each column what is better, worse, or not clearly different, corrected for all."
     by, lines = effects.columns[0], []
     relations = {"better": "better than", "worse": "worse than", "no clear difference": "not clearly different from"}
+    effects = after_holm(effects)
     for column, part in effects.groupby(by, sort=False):
         groups = {kind: part[part.apply(verdict, axis=1) == kind] for kind in relations}
         phrases = [f"{relations[kind]} {', '.join(map(_with_interval, rows.to_dict('records')))}"
                    for kind, rows in groups.items() if len(rows)]
         lines.append(f"{column}: {method} is {'; '.join(phrases)} (points, {part.n.iloc[0]} seeds).")
-    chance = f"{0.05 * len(effects):.1f} would be called better or worse by chance"
-    return "\n".join([*lines, f"Of {len(effects)} comparisons, {chance}."])
+    corrected = f"Better and worse hold after Holm's correction for all {len(effects)} comparisons"
+    return "\n".join([*lines, f"{corrected}; the intervals are those of each by itself."])
 
 
 def _with_interval(c):
@@ -168,22 +192,6 @@ def _have_equal_weights(part, a, b):
     "Do two methods end with the same weights at every seed?"
     ends = [part[part.method == m].set_index("seed").get("weights", pd.Series(dtype=object)).dropna() for m in (a, b)]
     return len(ends[0]) > 0 and ends[0].to_dict() == ends[1].to_dict()
-
-# %% ../nbs/14_tables.ipynb #1a9d59c3
-LEVEL = 0.05  # the chance that any of the p-values behind one page's verdicts is called clear without an effect
-
-
-def holm(
-    ps,  # p-values of several comparisons
-    level=LEVEL,  # of all of them together
-) -> list:  # of bool
-    "Which p-values are below the level after Holm's correction."
-    order, clear = np.argsort(ps), [False] * len(ps)
-    for rank, i in enumerate(order):
-        if not ps[i] * (len(ps) - rank) < level:
-            break
-        clear[i] = True
-    return clear
 
 # %% ../nbs/14_tables.ipynb #aae92cb4
 def judge_together(
@@ -321,8 +329,8 @@ def effects_table(
     method: str,  # the method that was compared
     paper=None,  # from `published_effects`
 ) -> pd.DataFrame:  # index: the label of the columns, method
-    "Tabulate cells: verdict, effect, interval, accuracy, inherited parameters, paper's effect."
-    by, rows = effects.columns[0], {}
+    "Tabulate cells: corrected verdict, effect, interval, accuracy, parameters, paper's effect."
+    by, rows, effects = effects.columns[0], {}, after_holm(effects)
     for column, part in frame.groupby(by, sort=False):
         compared = effects[effects[by] == column].set_index("method").to_dict("index")
         for name, runs in part.groupby("method", sort=False):
@@ -351,9 +359,9 @@ def pair_table(
     method: str,  # the method that was compared
     paper=None,  # from `published_effects`
 ) -> pd.DataFrame:  # index: the label of the columns
-    "Tabulate pairs: verdict, effect, interval, the paper's effect, both test accuracies."
+    "Tabulate pairs: corrected verdict, effect, interval, paper's effect, both accuracies."
     by, rows = effects.columns[0], {}
-    for c in effects.to_dict("records"):
+    for c in after_holm(effects).to_dict("records"):
         accuracy = frame[frame[by] == c[by]].groupby("method").accuracy.agg(mean_sd)
         known = (paper or {}).get((c["method"], c[by]))
         rows[c[by]] = {"verdict": VERDICT_WORDS[verdict(c)], "effect (points)": f"{c['difference']:+.2f}",
@@ -368,8 +376,8 @@ def describe_range(
     effects,  # from `against`, with one other method
     method: str,  # the method that was compared
 ) -> str:
-    "How many pairs are better, worse or undecided; and where the effect is least and greatest."
-    by, counts = effects.columns[0], effects.apply(verdict, axis=1).value_counts()
+    "Count the pairs that are better, worse or undecided, corrected; name the extremes."
+    by, counts = effects.columns[0], after_holm(effects).apply(verdict, axis=1).value_counts()
     least, most = (effects.loc[at].to_dict() for at in (effects.difference.idxmin(), effects.difference.idxmax()))
     return (f"{method} minus {effects.method.iloc[0]}, {len(effects)} times: " +
             ", ".join(f"{kind} {counts.get(kind, 0)}" for kind in ("better", "worse", "no clear difference")) + ".\n" +
@@ -421,7 +429,8 @@ def describe_drawing(
 
 
 CAPTION = ("Test accuracy in percent, mean ± standard deviation (number of seeds). "
-           "Effect: {} minus {}, paired by seed, with its 95 % interval; the dots draw it.")
+           "Effect: {} minus {}, paired by seed, with its 95 % interval; the dots draw it. "
+           "Verdicts are after Holm's correction for all comparisons of the table.")
 
 # %% ../nbs/14_tables.ipynb #8baff955
 @dataclass
