@@ -200,7 +200,8 @@ def test_every_number_has_a_range():
         ("data", "split_seed"),
         ("shape", "depth"),
         ("shape", "heads"),
-    }  # the last two depend on the ancestry
+        ("shape", "width"),
+    }  # the last three depend on the ancestry
     numbers = {
         (part, f.name)
         for part, cls in PARTS.items()
@@ -295,6 +296,7 @@ def _other(value, f):
         channels=1,
         background="black",
         teacher="a",
+        width=48,
     )
     if f in special:
         return special[f]
