@@ -64,7 +64,7 @@ from pathlib import Path
 tables = Path(results or '../../results', profile, 'tables')
 tables.mkdir(parents=True, exist_ok=True)
 card = dict(name='{0}', title='{0}: it', caption='c', text={1}, alt='', notes=[], table=None, figure=None, records={{}})
-Path(tables, '{0}.json').write_text(json.dumps(card))
+size = Path(tables, '{0}.json').write_text(json.dumps(card))
 """
 
 PUBLISH_A_TABLE = """

@@ -973,7 +973,7 @@ def test_more_classes_than_the_data_has_is_fine():
 
 
 def test_not_a_vit():
-    with pytest.raises(TypeError, match="not a vision transformer of timm"):
+    with pytest.raises(TypeError, match="Linear is no model of timm; only these can be trained"):
         train(recipe(), nn.Linear(2, 2))
 
 

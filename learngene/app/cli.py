@@ -121,7 +121,9 @@ def run(
     "Run a table or figure of the paper (a notebook of nbs/paper), or all of them."
     run_options = _run_options(engine, compile, deterministic)
     if minutes is not None or dry_run:
-        limit = None if dry_run else minutes
+        from .queue import seconds_for
+
+        limit = None if dry_run else seconds_for(minutes)
         executor = None if dry_run else _executor(dask, submitit)
         return _run_queue(table, profile, limit, fresh, workers, results, set_, run_options, executor)
     executor = _executor(dask, submitit)
@@ -261,8 +263,8 @@ def _executor(dask, submitit):
     return start_executor(dask, submitit)
 
 
-def _run_queue(table, profile, minutes, fresh, workers, results, settings, run_options, executor=None):
-    "Do the runs of tables without their notebooks until the time is up, or list them where `minutes` is None."
+def _run_queue(table, profile, seconds, fresh, workers, results, settings, run_options, executor=None):
+    "Do the runs of tables without their notebooks until the time is up, or list them where `seconds` is None."
     from ..parallel import default_workers
     from ..tables import Results
     from . import queue
@@ -277,14 +279,13 @@ def _run_queue(table, profile, minutes, fresh, workers, results, settings, run_o
     store, committed = Results(profile, results, bool(fresh)), Results(profile, results)
     jobs, lines = queue.plan_jobs(profile, sweeps, all_ancestries=table == "all")
     home, workers = store.folder / "local", default_workers(workers)
-    if minutes is None:
+    if seconds is None:
         ledgers = [committed.ledger] + ([Results(profile).ledger] if results else [])
         return print("\n".join(lines + forecast(jobs, store.ledger, ledgers, home, workers)))
     for line in lines:
         if "has no sweep" in line and is_first_process():
             print(line, flush=True)
-    until = _started + (minutes if math.isinf(minutes) else queue.seconds_for(minutes))
-    queue.run_jobs(jobs, store.ledger, home, until, workers, executor=executor, **run_options)
+    queue.run_jobs(jobs, store.ledger, home, _started + seconds, workers, executor=executor, **run_options)
 
 
 def _sweeps_of_tables(table, profile, settings):
