@@ -102,7 +102,9 @@ class TrainingLoss:
         return self.mixup(x, y) if self.mixup else (x, y)
 
     def __call__(self, logits, y, x):
-        "The mean loss of logits (B, classes); `x` are the images, which a teacher looks at."
+        "The mean loss of logits (B, classes), or the sum for a tuple; a teacher looks at images `x`."
+        if isinstance(logits, tuple):
+            return sum(self(each, y, x) for each in logits)
         loss = self.criterion(logits, y)
         return loss if self.distillation is None else self.distillation(logits, x, loss)
 
