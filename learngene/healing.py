@@ -289,11 +289,12 @@ def draw_healing(
     (fig, (left, right)), blocks = plt.subplots(1, 2, figsize=(7, 2.4), layout="constrained"), range(1, len(before) + 1)
     left.plot(blocks, before, "s--", color="0.5", label="before", ms=4)
     left.plot(blocks, after, "o-", color="#0b4f8a", label="healed", ms=4)
-    left.set(xlabel="descendant block", ylabel="drift (1 − cosine)", ylim=(0, None))
+    left.set(xlabel="layer of the descendant", ylabel="drift (1 − cosine)", ylim=(0, 1.1 * max(*before, *after)))
+    left.xaxis.get_major_locator().set_params(integer=True)
     left.legend(frameon=False, fontsize=8)
     steps, losses = zip(*((entry["step"], entry["loss"]) for entry in history))
     right.plot(steps, losses, "o-", color="#0b4f8a", ms=4)
-    right.set(xlabel="step", ylabel="loss on images held back", ylim=(0, None))
+    right.set(xlabel="step", ylabel="loss on images held back", ylim=(0, 1.1 * max(losses)))
     return fig
 
 # %% ../nbs/19_healing.ipynb #a2e6cd44
