@@ -7,6 +7,7 @@ __all__ = ['SCHEMA', 'RecordPart', 'Code', 'RunInfo', 'Epoch', 'TrainInfo', 'Met
            'Ledger', 'commit']
 
 # %% ../nbs/12_ledger.ipynb #737080ca
+from .correctness import check_bits
 from .files import check_path, check_writable, read_json, shorten, write_atomic
 from .record_checks import (SEEN, Finite, Flag, Fraction, Key, Name, Text, Whole, check_identity, check_place,
                                      file_name, files_of)
@@ -63,6 +64,7 @@ class TrainInfo(RecordPart):
     "What came out."
     test_accuracy: Fraction  # of the test images
     test_loss: Finite | None = None  # mean cross-entropy on them
+    test_correct: Text | None = None  # which of them are classified right, as `pack_bits` writes it
     history: list[Epoch]  # from epoch 0
     seconds: Finite  # of training
     images_per_second: Finite | None = None
@@ -122,6 +124,7 @@ def check_record(
                          "version, or is no record.")
     validate(Record, record, f"{path} is no complete record")
     check_identity(record, path)
+    check_bits(record, path)
     return record
 
 # %% ../nbs/12_ledger.ipynb #38fecdd3

@@ -14,6 +14,7 @@ from .anatomy import blocks_of
 from .ancestry import load_ancestry, new_model, shipped
 from .ancestry_sources import set_image_size
 from .checkpoints import Paused
+from .correctness import pack_bits
 from .data import data_fingerprint, load_data
 from .device import DeviceImages
 from .families.checks import family_of
@@ -22,7 +23,6 @@ from .ledger import SCHEMA, Ledger
 from .matching import check_class_count, classes_of_ancestry, follow_class_order
 from .matching import warn_of_normalisation, warns_once
 from .parallel import default_workers, each, without_frames
-from .methods.payload import Payload
 from .processes import broadcast_flag, use_cpu
 from .places import check_places
 from .provenance import code_version, now, source_digest, versions
@@ -212,7 +212,7 @@ def trained_payload(
     ancestry,  # its model
     home=None,  # folder for payloads and checkpoints; None = the cache
     **fit_options,  # as in `fit`
-) -> Payload:
+):  # a Payload
     "Load the payload of a method that trains; train it first where there is none."
     folder = payload_folder(resolved, ancestry, home)
     if not folder.is_dir():
@@ -228,7 +228,7 @@ def trained_payload(
             payload.save(folder)
             shutil.rmtree(checkpoints, ignore_errors=True)
         PartialState(cpu=use_cpu()).wait_for_everyone()
-    return Payload.load(folder)
+    return methods.payload.Payload.load(folder)
 
 # %% ../nbs/13_running.ipynb #42dad8c5
 def condense_seeded(
@@ -302,12 +302,12 @@ def judge_model(
     model,  # trained
     resolved: ResolvedRun,  # of the run
     engine: str,  # how images came in training: "device" or "loader"
-) -> dict:  # accuracy (0 to 1), loss and images
+) -> dict:  # accuracy (0 to 1), loss, images, and `correct`: which are classified right
     "Judge a trained model on the test images, which nothing has looked at before."
     images = resolved.data.test
     if engine == "device":
         images = DeviceImages(images, next(model.parameters()).device)
-    return evaluate(model, images, workers=resolved.recipe.train.workers)
+    return evaluate(model, images, workers=resolved.recipe.train.workers, each=True)
 
 # %% ../nbs/13_running.ipynb #2834d741
 def make_record(
@@ -327,7 +327,8 @@ def make_record(
         resumed_at=result.resumed_at, engine=result.engine, compiled=result.compiled,
         deterministic=result.deterministic)
     train_info = dict(
-        test_accuracy=test["accuracy"], test_loss=finite_or_none(test["loss"]), seconds=round(result.seconds, 2),
+        test_accuracy=test["accuracy"], test_loss=finite_or_none(test["loss"]),
+        test_correct=pack_bits(test["correct"]), seconds=round(result.seconds, 2),
         images_per_second=round(result.images_per_second, 1), micro_batch=result.micro_batch,
         peak_memory_mb=round(result.peak_memory_mb, 1), latency_ms=round(latency_ms(model), 3),
         history=[{k: finite_or_none(v) for k, v in entry.items()} for entry in result.history])

@@ -147,6 +147,7 @@ def evaluate(
     batch_size=256,  # images at once
     accelerator=None,  # with several processes: each looks at its share
     workers=0,  # processes that load images
+    each=False,  # whether to add `correct`, an array of bools: which images are classified right
 ) -> dict:  # accuracy (0 to 1), loss (mean cross-entropy) and images
     "Measure accuracy and loss; keep the model's mode. ValueError without images or classes."
     if len(dataset) == 0:
@@ -155,17 +156,21 @@ def evaluate(
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     check_main_guard(workers)
     device, share = next(model.parameters()).device, range(rank, len(dataset), world)
-    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    correct, loss = torch.zeros(len(dataset), device=device), torch.zeros((), dtype=torch.float64, device=device)
+    own = correct[rank::world]
     with eval_mode(model):
         batches = _batches_in_order(dataset, share, batch_size, workers, pin=device.type == "cuda")
-        for x, y in track(batches, "evaluating", -(-len(share) // batch_size)):
+        for i, (x, y) in enumerate(track(batches, "evaluating", -(-len(share) // batch_size))):
             logits = wide(model(to_model(x, model)))
             check_logits(logits, y)
             y = y.to(device, non_blocking=True)
-            losses = nn.functional.cross_entropy(logits, y, reduction="sum")
-            sums += torch.stack([(logits.argmax(1) == y).sum().double(), losses.double()])
-    correct, loss = (accelerator.reduce(sums) if accelerator else sums).tolist()
-    return dict(accuracy=correct / len(dataset), loss=loss / len(dataset), images=len(dataset))
+            own[i * batch_size : (i + 1) * batch_size] = (logits.argmax(1) == y).float()
+            loss += nn.functional.cross_entropy(logits, y, reduction="sum").double()
+    if accelerator:
+        correct, loss = accelerator.reduce(correct), accelerator.reduce(loss)
+    correct, images = correct.bool().cpu(), len(dataset)
+    measured = dict(accuracy=correct.sum().item() / images, loss=loss.item() / images, images=images)
+    return measured | dict(correct=correct.numpy()) if each else measured
 
 
 def _batches_in_order(dataset, indices, batch_size, workers, pin):

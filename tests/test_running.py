@@ -113,7 +113,7 @@ def test_the_official_test_images_are_used_once_at_the_end(tmp_path, ancestry, m
 
     def evaluate(model, images, **options):
         judged_on.append(images.index.tolist())
-        return dict(accuracy=0.0, loss=0.0)
+        return dict(accuracy=0.0, loss=0.0, correct=[False] * len(images))
 
     monkeypatch.setattr(R, "evaluate", evaluate)
     run(recipe(ancestry), Ledger(tmp_path / "ledger"))
