@@ -51,12 +51,12 @@ class Gram:
     def add(self, z, r, w=None):
         "Add a batch: inputs, targets, and the weight of each token (None = 1)."
         z, r = z.flatten(0, -2).double(), r.flatten(0, -2).double()
-        w = z.new_ones(len(z), 1) if w is None else w.reshape(-1, 1).double()
-        self.G.addmm_(z.T, z * w)
-        self.C.addmm_(z.T, r * w)
-        self.z += (z * w).sum(0)
-        self.r += (r * w).sum(0)
-        self.weight += w.sum()
+        weighted = z if w is None else z * w.reshape(-1, 1).double()
+        self.G.addmm_(z.T, weighted)
+        self.C.addmm_(weighted.T, r)
+        self.z += weighted.sum(0)
+        self.r += r.sum(0) if w is None else w.flatten().double() @ r
+        self.weight += len(z) if w is None else w.sum()
 
     def moments(self, centred=True):
         "Covariance of the inputs (n, n), of inputs and targets (n, m), and both means."
@@ -182,19 +182,21 @@ def eliminate(
 ) -> tuple:  # (list of groups, the first to go first; what each adds to the unexplained variance, (n / size,))
     "Remove groups of inputs one by one, always the one that is missed least."
     G = G + ridge * G.diagonal().mean().clamp_min(1e-30) * torch.eye(len(G), dtype=G.dtype, device=G.device)
+    def divide(rows, blocks): return rows / blocks if size == 1 else torch.linalg.solve(blocks, rows)
+
     A, left = torch.linalg.inv(G), torch.arange(len(G) // size, device=G.device)
     W, order, added = A @ C, [], []
     while len(left):
         n, rest = len(left), max(0, len(left) - max(16, len(left) // 8))
         gone = torch.zeros(n, dtype=torch.bool, device=G.device)
-        while n - len(gone.nonzero()) > rest:  # A and W are cut down to what is left now and then, which costs a copy
+        for _ in range(n - rest):  # A and W are cut down to what is left now and then, which costs a copy
             blocks = A.view(n, size, n, size).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-            rows = W.view(n, size, -1)
             blocks = torch.where(gone[:, None, None], torch.eye(size, dtype=A.dtype, device=A.device), blocks)
-            cost = (rows * torch.linalg.solve(blocks, rows)).sum((1, 2)).masked_fill(gone, torch.inf)
+            rows = W.view(n, size, -1)
+            cost = (rows * divide(rows, blocks)).sum((1, 2)).masked_fill(gone, torch.inf)
             drop = n - 1 - int(cost.flip(0).argmin())  # of equal ones the last
             own = slice(drop * size, (drop + 1) * size)
-            columns = torch.linalg.solve(blocks[drop], A[own]).T  # (n · size, size)
+            columns = divide(A[own], blocks[drop]).T  # (n · size, size)
             W.addmm_(columns, W[own].clone(), alpha=-1)
             A.addmm_(columns, A[own].clone(), alpha=-1)
             gone[drop] = True

@@ -9,7 +9,7 @@ __all__ = ['SOLVED_PARTS', 'RefitPayload', 'RefitOptions', 'Refitted', 'ClusterL
 # %% ../../nbs/methods/04_refit.ipynb #11bedfe8
 from ..budget_options import LIMITS, PRICES, refuse_with_budget
 from ..budgeting import Budget, solve
-from ..gradients import check_token_weights
+from ..gradients import Judge, check_token_weights, judge_of
 from ..inheriting import build
 from .cluster_learngene import ClusterLearngene
 from .core import Shape, register
@@ -29,6 +29,7 @@ class RefitPayload:
     ancestry: Any  # the trained model
     images: Any  # calibration images
     plans: dict = field(default_factory=dict)  # number of classes -> plan solved for the budget
+    judge: Judge | None = None  # from `judge_of`, once it is asked for
 
     def __str__(self):
         return f"{self.base}, to be refitted"
@@ -77,8 +78,13 @@ class Refitted(RefitOptions):
               max_images=self.refit_images, attention=self.parts != "ffn", ffn=self.parts != "attention",
               values=self.values, weight=self.weight, damping=self.damping, sweeps=self.sweeps,
               ffn_width=self.ffn_width if None in widths else widths, neurons=self.neurons,
-              token_weights=self.token_weights)
+              token_weights=self.judge(payload, shape))
         return model
+
+    def judge(self, payload, shape):
+        "Say how errors are weighed, for `refit`."
+        return self.token_weights
+
 
 @register("cluster-learngene+refit")
 @dataclass(frozen=True)
@@ -124,6 +130,15 @@ class ClusterLearngeneBudget(ClusterLearngeneRefit):
         if shape.num_classes not in payload.plans:
             budget = Budget(**self.limits, prices=self.prices)
             solved = solve(payload.base, budget, payload.ancestry, payload.images, shape.num_classes,
-                           token_weights=self.token_weights, neurons=self.neurons)
+                           token_weights=self.judge(payload, shape), neurons=self.neurons)
             payload.plans[shape.num_classes] = solved
         return payload.plans[shape.num_classes]
+
+    def judge(self, payload, shape):
+        "Differentiate the ancestry once where prices and refit ask for the same."
+        if shape.num_classes is not None or self.refit_images != 512:
+            return self.token_weights
+        if payload.judge is None:
+            metric = self.prices == "fisher"
+            payload.judge = judge_of(payload.ancestry, payload.images, self.token_weights, metric)
+        return payload.judge
