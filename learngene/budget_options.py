@@ -45,7 +45,7 @@ def describe_limits(
 
 
 def _count_text(name, limit):
-    "A number of parameters or operations, or a share of the ancestry's."
+    "Format a number of parameters or operations, or a share of the ancestry's."
     if limit <= 1:
         return f"{limit:.4g} of the ancestry's {COUNTED[name]}"
     factor, unit = next(((f, u) for f, u in ((1e9, " G"), (1e6, " M"), (1e3, " k")) if limit >= f), (1, ""))

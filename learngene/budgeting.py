@@ -182,7 +182,7 @@ class LayerStats:
         return after
 
     def _measured(self, stream):
-        "The stream as errors of it count."
+        "Scale the stream so that its errors have equal weight."
         return wide(stream) if self.root is None else wide(stream).double() @ self.root
 
     def prices(self, centroids, ridge, neurons="qr"):
@@ -294,7 +294,7 @@ class ShrinkPath:
         return [max(1, width // 16 // self.multiple) * self.multiple for width in self.full_width]
 
     def wider(self, width, layer):
-        "The FFN width of a layer a step up."
+        "Return the FFN width of a layer a step up."
         return min(self.full_width[layer], width + self.width_step[layer])
 
     def paid(self, kept, layer):
@@ -312,7 +312,7 @@ class PathLimits:
         self.limits = self.budget.against(path.ancestry)
 
     def exceeded(self, kept):
-        "Costs of `KeptParts` that are over their limit, by name; latency is measured."
+        "Return the costs of `KeptParts` over their limit, by name; latency is measured."
         costs = self.path.costs(kept)
         if "latency_ms" in self.limits:
             costs["latency_ms"] = self.latency_ms(kept)
@@ -354,7 +354,7 @@ def spend_rest(
 
 
 def _neuron_gain(path, kept, layer):
-    "What the next neurons of a layer are worth."
+    "Return what the next neurons of a layer are worth."
     neurons, width = path.prices[layer].neurons, kept.widths[layer]
     return neurons[width] - neurons[path.wider(width, layer)]
 

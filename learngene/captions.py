@@ -46,7 +46,7 @@ def training_budget(
 
 
 def _range(values):
-    "The least and the greatest number, or the one that all are."
+    "Format the least and the greatest number, or the one that all are."
     low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
@@ -60,7 +60,7 @@ def head_spread(
 
 
 def _known_ancestries(records):
-    "The ancestries of some runs that come with the library, and so with distances."
+    "List the ancestries of some runs that come with the library, and so with distances."
     return sorted({r["meta_info"]["recipe"].get("ancestry") for r in records} & set(shipped()))
 
 

@@ -334,7 +334,7 @@ def describe_claims(
     judged,  # from `judge_claims`
     tables,  # from `claim_tables`
 ) -> str:  # one sentence a line
-    "What the verdicts add up to, and what is behind them."
+    "Summarise the verdicts, and what is behind them."
     verdicts = [judged[c.text]["verdict"] if c.text in judged else UNMEASURED for c in CLAIMS]
     counts = ", ".join(f"{v} {verdicts.count(v)}" for v in (*VERDICTS, UNMEASURED))
     behind = [text for text, c in judged.items() if c["clear"] and c["difference"] < 0]
@@ -358,7 +358,7 @@ def describe_claims(
 
 
 def _about_the_rule(judged):
-    "How the rule came about, and what it changes."
+    "Explain how the rule came about, and what it changes."
     n_p = sum(1 + c["comparisons"] * (c["comparisons"] > 1) for c in judged.values())
     yield f"{rule_note()} These are {n_p} p-values."
     other = [f"{text} ({c['first_rule']})" for text, c in judged.items() if c["first_rule"] != c["verdict"]]
@@ -366,7 +366,7 @@ def _about_the_rule(judged):
 
 
 def _beside_the_claims(tables):
-    "What two of the verdicts have to be read with."
+    "Explain what two of the verdicts have to be read with."
     if "table2" in tables and "weight-transformation" in set(tables["table2"][0].method):
         mean = tables["table2"][0].groupby("method").accuracy.mean() * 100
         apart = mean["weight-transformation"] - mean[SCRATCH]

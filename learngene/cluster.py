@@ -56,7 +56,7 @@ class HeadCluster:
 
 
 def _cluster_of(points, heads):
-    "The cluster of some heads, with its centroid, from the numbers of all (H, 1 or 2)."
+    "Make the cluster of some heads, with its centroid, from the numbers of all (H, 1 or 2)."
     mean = points[heads].mean(0)
     to_mean = pairwise_distance(torch.cat([mean[None], points[heads]]))[0, 1:]
     nearest = to_mean <= to_mean.min() + 1e-9 * max(1.0, abs(mean[0].item()))  # equal but for rounding is equal
@@ -143,7 +143,7 @@ def _by_value(points):
 
 
 def _unsorted(labels, order):
-    "Labels of the sorted heads, in the order of heads."
+    "Put labels of the sorted heads back into the order of heads."
     return [int(label) for _, label in sorted(zip(order, labels))]
 
 # %% ../nbs/03_cluster.ipynb #51033ab6

@@ -115,7 +115,7 @@ def posterize_some(
     bits,  # a colour
     **options,  # left to timm
 ):
-    "timm's Posterize, which keeps at least one bit."
+    "Posterize as timm does, which keeps at least one bit."
     return posterize(image, max(1, bits), **options)
 
 
@@ -186,7 +186,7 @@ def grey_statistics(
 
 
 def _per_channel(field, stated, usual, spec):
-    "The stated value for each channel, or the usual one where none is stated."
+    "Return the stated value for each channel, or the usual one where none is stated."
     numbers = usual if stated is None else stated if isinstance(stated, list) else [stated] * len(usual)
     if len(numbers) != len(usual):
         raise ValueError(f"data.{field} has {len(numbers)} numbers, but the images of {dataset_title(spec)} have "
@@ -214,7 +214,7 @@ class ImageDataset(Dataset):
         return self.images.labels[self.index]
 
     def in_class_order(self, classes):
-        "The same split with the classes numbered as in `classes`."
+        "Return the same split with the classes numbered as in `classes`."
         return replace(self, images=self.images.in_class_order(classes))
 
 # %% ../nbs/09_data.ipynb #eec40dbb
@@ -240,7 +240,7 @@ class Data:
         return dict(train=len(self.train), val=len(self.val), test=len(self.test))
 
     def in_class_order(self, classes):
-        "The same images with the classes numbered as in `classes`, a permutation of the names."
+        "Return the same images, classes numbered as in `classes`, a permutation of the names."
         splits = {name: getattr(self, name) for name in ("train", "val", "test", "train_plain")}
         ordered = {name: split.in_class_order(classes) for name, split in splits.items()}
         return replace(self, classes=list(classes), **ordered)

@@ -82,7 +82,7 @@ def folder_layout(folder):
 
 
 def _layout_hint(folder):
-    "What was probably meant by a folder without the wanted layout: ` (...)`, or nothing."
+    "Guess what was meant by a folder without the wanted layout: ` (...)`, or nothing."
     if layout := folder_layout(folder):
         content = "shards, not class folders" if layout == "parquet" else "no shards but class folders"
         return f" (it holds {content}; did you mean '{layout}:{folder.name}'?)"

@@ -92,7 +92,7 @@ def check_decodable(images, index):
 
 
 def _suspects(items):
-    "Indices of damaged images and, in small datasets, of those that nothing has decoded yet."
+    "List indices of damaged images, and in small datasets of those not yet decoded."
     if isinstance(items, ConcatDataset):
         starts = [0, *items.cumulative_sizes]
         return {start + i for start, joined in zip(starts, items.datasets) for i in _suspects(joined)}
@@ -114,7 +114,7 @@ def _fits(images):
 
 
 def _decode(images, i):
-    "The pixels of one image; None for a damaged one, which raises when it is asked for."
+    "Decode the pixels of one image; None for a damaged one, which raises when it is asked for."
     try:
         return np.asarray(images[i])
     except ValueError:

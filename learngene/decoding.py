@@ -113,7 +113,7 @@ def _tiff_tag(image, tag, default):
 
 
 def _scale_to_8_bits(image):
-    "A deep image as one of mode L, or LA where one shade is transparent."
+    "Convert a deep image to mode L, or LA where one shade is transparent."
     values = np.asarray(image)
     if image.mode == "I" and image.format == "TIFF" and _tiff_tag(image, _SAMPLE_FORMAT, 1) == 1:
         values = values.view(np.uint32)
@@ -134,13 +134,13 @@ def _scale_to_8_bits(image):
 
 
 def _raw_mode(image):
-    "How Pillow will unpack the pixels of a PNG, e.g. \"L;2\"; None for other formats."
+    "Return how Pillow will unpack the pixels of a PNG, e.g. \"L;2\"; None for other formats."
     tile = getattr(image, "tile", None)
     return tile[0][3] if tile and image.format == "PNG" else None
 
 
 def _covered_part(image):
-    "The box of a GIF's first frame where it is smaller than the canvas, else None."
+    "Return the box of a GIF's first frame where it is smaller than the canvas, else None."
     tile = getattr(image, "tile", None)
     box = tuple(tile[0][1]) if tile and image.format == "GIF" else None
     return None if box == (0, 0, *image.size) else box

@@ -40,7 +40,7 @@ class Distillation:
 
 
 def _resized(images, teacher):
-    "Images in the size that a teacher was made for, where it states one."
+    "Resize images to the size that a teacher was made for, where it states one."
     if not getattr(teacher, "pretrained_cfg", None):
         return images
     size = tuple(get_model_input_config(teacher)["input_size"][1:])

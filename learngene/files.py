@@ -138,7 +138,7 @@ def _can_be_a_name(text):
 
 
 def _nearest(target):
-    "The nearest of the folders above a path that exists."
+    "Find the nearest existing folder above a path."
     parent = os.path.dirname(target)
     while not os.path.lexists(parent) and parent != os.path.dirname(parent):
         parent = os.path.dirname(parent)
@@ -350,7 +350,7 @@ def project_root(start=None):
 
 
 def cache_folder():
-    "The folder of ancestries and checkpoints: `$LEARNGENE_HOME` or `~/.cache/learngene`."
+    "Return the folder of models and checkpoints: `$LEARNGENE_HOME` or `~/.cache/learngene`."
     return Path(os.environ.get("LEARNGENE_HOME", "~/.cache/learngene")).expanduser()
 
 

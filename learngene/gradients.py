@@ -34,7 +34,7 @@ class StreamGradients:
         return (energy[:-1] / energy[-1]).clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
 
     def root(self, layer):
-        "The metric M = F^1/2 of a layer, (width, width), for errors as the answer feels them."
+        "Compute a layer's metric M = F^1/2, (width, width), which weighs errors by the answer."
         values, vectors = torch.linalg.eigh(self.fisher[layer])
         return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
@@ -72,7 +72,7 @@ def stream_gradients(
 
 
 def _gradients(model, images, loss_of):
-    "Gradients of the loss by the stream behind each layer: (B, tokens, width) each."
+    "Differentiate the loss by the stream behind each layer: (B, tokens, width) each."
     streams = []
 
     def keep(block, args, stream):

@@ -148,7 +148,7 @@ class HealingTime:
         return self.steps or max(1, round(60 * self.minutes))
 
     def done(self, steps, seconds):
-        "Parts that are done."
+        "Return the parts that are done."
         return steps if self.steps else seconds * self.parts / (60 * self.minutes)
 
 # %% ../nbs/19_healing.ipynb #b4d4c3e9

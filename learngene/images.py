@@ -34,7 +34,7 @@ class Images:
         return len(self.labels)
 
     def in_class_order(self, classes):
-        "The same images with their classes numbered as in `classes`, a permutation of the names."
+        "Return the same images, classes numbered as in `classes`, a permutation of the names."
         numbers = {normal_name(name): number for number, name in enumerate(classes)}
         if sorted(numbers) != sorted(map(normal_name, self.classes)):
             raise ValueError(f"{list(classes)[:5]} are not the classes {self.classes[:5]} in an order of their own; "

@@ -28,7 +28,7 @@ def count_inherited(
 
 
 def _attention_values(learngene, layer_plan, proj):
-    "Values of heads and of W^O that one layer takes."
+    "Count the values of heads and of W^O that one layer takes."
     source = layer_plan.source
     clusters = [learngene.clusters[source][k] for k in set(layer_plan.positions)]
     in_proportion = min(len(layer_plan.heads), learngene.config["heads"][source])
@@ -41,7 +41,7 @@ def _attention_values(learngene, layer_plan, proj):
 
 
 def _ffn_values(learngene, layer_plans, layer, part, n):
-    "Values of one FFN tensor that any descendant layer takes."
+    "Count the values of one FFN tensor that any descendant layer takes."
     full = units_per_layer(learngene.config)[layer]
     width = max((p.ffn_width or full for p in layer_plans if p.ffn == layer), default=0)
     return (n if width else 0) if part == "mlp.fc2.bias" else n * width // full

@@ -239,7 +239,7 @@ def build(
 
 
 def _fresh_classifier(model, like):
-    "Tensors of a random classifier, of the device and type of `like`."
+    "Make tensors of a random classifier, of the device and type of `like`."
     shapes = {name: t.shape for name, t in model.state_dict().items() if is_classifier(name)}
     return {name: (torch.zeros(s) if len(s) == 1 else trunc_normal_(torch.empty(s), std=0.02)).to(like)
             for name, s in shapes.items()}

@@ -67,7 +67,7 @@ def _decode_picture(item, mode, name):
 
 
 def _as_pixels(array, name):
-    "An array of 8 bits (H, W[, C]). Numbers between 0 and 1 are scaled."
+    "Convert to an array of 8 bits (H, W[, C]); numbers between 0 and 1 are scaled."
     if array.ndim not in (2, 3):
         raise ValueError(f"{name} is an array of shape {array.shape}; give (height, width) or (height, width, 3).")
     if np.issubdtype(array.dtype, np.floating):
@@ -103,7 +103,7 @@ def open_pictures(
 
 
 def _open_named(name, model):
-    "The images of a file, a folder, or a dataset's name."
+    "Open the images of a file, a folder, or a dataset's name."
     path, kind = Path(name).expanduser(), str(name).partition(":")[0]
     if path.is_file():
         return [path], path.name
@@ -123,7 +123,7 @@ def _open_named(name, model):
 
 
 def _data_in(path, model):
-    "The dataset in a folder, at the model's size; None where the folder has no splits."
+    "Load the dataset in a folder, at the model's size; None where the folder has no splits."
     layout = folder_layout(path)
     return load_data(spec_for(model, f"{layout}:{path.name}", path=str(path))) if layout else None
 
@@ -190,7 +190,7 @@ def calibration_sets(
 
 
 def _first_images(batches, count, model):
-    "The first images of something that yields batches, as one tensor."
+    "Take the first images of something that yields batches, as one tensor."
     batches, held = (batches if isinstance(batches, DataLoader) else iter(batches)), []
     for batch in image_batches(batches, 64, model):
         held.append(batch[:count].cpu())

@@ -69,7 +69,7 @@ def _inspect_again(resolved, ledger, look, home):
 
 
 def _kept_tensors(record, ledger):
-    "What is kept beside a record; None without it, or where it is of other weights."
+    "Load the tensors beside a record; None without them, or where they are of other weights."
     for path in ledger.places(record):
         if path.with_suffix(SEEN).is_file():
             with safe_open(path.with_suffix(SEEN), "pt") as file:

@@ -140,7 +140,7 @@ class Ledger:
         self.folder, self.committed, self.local = Path(folder), committed, local
 
     def find(self, key):
-        "The counted record of a recipe's key, yours first; None when there is none."
+        "Find the counted record of a recipe's key, yours first; None when there is none."
         for path in self._paths(f"*-{key}.json"):
             try:
                 return check_place(read_record(path), path, counts=True)
@@ -162,7 +162,7 @@ class Ledger:
         check_writable((self.folder / "local" / "dirty" / name).with_suffix(SEEN))
 
     def places(self, record):
-        "The paths at which this very record lies."
+        "List the paths at which this very record lies."
         paths = [self.folder / store / file_name(record) for store in ("local", "local/dirty", "records")]
         return [p for p in paths if p.is_file() and read_record(p) == json.loads(json.dumps(record))]
 

@@ -121,7 +121,7 @@ def stated_normalisation(
 
 
 def _steps(transform):
-    "The steps of a transform, those of nested ones too."
+    "List the steps of a transform, those of nested ones too."
     inner = getattr(transform, "transforms", None)
     return [transform] if inner is None else [step for part in inner for step in _steps(part)]
 

@@ -83,7 +83,7 @@ def marker_style(
 def method_style(
     name,  # of a method, as a recipe, table or figure labels it
 ) -> dict:  # color, marker, linestyle, for `Axes.plot` and `Axes.errorbar`
-    "Look up how a method is drawn, wherever it is drawn."
+    "Look up a method's colour, marker and dash, the same in every figure."
     plain, _, refit = name.partition(", refitted")
     base = _known(plain)
     if base is None:
@@ -112,7 +112,7 @@ def verdict_marker(
 
 
 def _known(name):
-    "The style of a name, else of the name without its numbers, else of what stands before its first comma."
+    "Find the style of a name, of it without numbers, or of what precedes its first comma."
     for form in (name, re.sub(r" \d+\b", "", name), name.split(",")[0]):
         if style := METHOD_STYLES.get(ALIASES.get(form, form)):
             return style

@@ -65,7 +65,7 @@ def _make(name, args, num_classes):
 
 
 def _types(model):
-    "Names of all modules with weights or a function, and their types, heads of a cut model as timm's."
+    "Name all modules with weights or a function, with their types; cut heads as timm's."
     return {name: part[0] for name, part in parts_of(model).items() if name.endswith("(module)")}
 
 
@@ -129,7 +129,7 @@ def modeling_source(
 
 
 def _zero_buffers(model, made):
-    "Lengths of unsaved buffers that differ in length from timm's; ValueError unless they are zero."
+    "Return lengths of unsaved buffers that differ from timm's; ValueError unless all are zero."
     of_timm, saved, zeros = dict(made.named_buffers()), model.state_dict(), {}
     for name, buffer in model.named_buffers():
         if name not in saved and (name not in of_timm or of_timm[name].shape != buffer.shape):

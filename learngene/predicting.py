@@ -93,5 +93,5 @@ def _is_single(images, pictures):
 
 
 def _file(pictures, i):
-    "The path of one picture; None where it is no file."
+    "Return the path of one picture; None where it is no file."
     return str(pictures[i]) if isinstance(pictures, list) and isinstance(pictures[i], (str, Path)) else None

@@ -58,7 +58,7 @@ def step(
 
 @contextmanager
 def _bar(title, total):
-    "A bar on standard error, below those of the steps around it."
+    "Draw a bar on standard error, below those of the steps around it."
     global _bars
     if not is_shown():
         yield lambda: None
@@ -79,7 +79,7 @@ def _bar(title, total):
 
 
 def _new_display():
-    "rich's display of title, bar, count, time so far and time left; it leaves nothing behind."
+    "Make rich's transient display of title, bar, count, time so far and time left."
     from rich import progress
     from rich.console import Console
 

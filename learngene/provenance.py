@@ -49,7 +49,7 @@ def source_digest(
 
 
 def versions() -> dict:
-    "Versions of what a result may depend on."
+    "Return the versions of what a result may depend on."
     installed = {"python": sys.version.split()[0]}
     for name in DEPENDENCIES:
         try:
@@ -60,5 +60,5 @@ def versions() -> dict:
 
 
 def now() -> str:
-    "The time in UTC, ISO 8601."
+    "Return the time in UTC, ISO 8601."
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

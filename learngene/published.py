@@ -36,7 +36,7 @@ def sizes(profile):
 
 
 def _nothing_removed(profile):
-    "The record of the descendant that keeps every head, layer and neuron."
+    "Find the record of the descendant that keeps every head, layer and neuron."
     whole = dict(method="first, refitted with values", heads="8 heads", layers="12 layers", ffn="all neurons")
     return next(r for (labels, _), r in zip(*records_of(profile, "beyond_grid")) if whole.items() <= labels.items())
 

@@ -22,7 +22,7 @@ def _enhance(without):
 
 
 def _smooth(x):
-    "Pillow's SMOOTH: weights 1, in the middle 5; the border stays as it is."
+    "Smooth as Pillow's SMOOTH does: weights 1, in the middle 5; the border stays as it is."
     out = x.float()
     if min(x.shape[2:]) > 2:
         out[..., 1:-1, 1:-1] = ((9 * F.avg_pool2d(out, 3, 1) + 4 * out[..., 1:-1, 1:-1]) / 13).round()

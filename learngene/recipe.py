@@ -224,26 +224,26 @@ BASE_FILE = "base.yaml"  # what all recipes of a profile share; not a recipe
 
 
 def recipes_folder() -> Path:
-    "The folder of the shipped profiles."
+    "Return the folder of the shipped profiles."
     return Path(learngene.__file__).parent / "recipes"
 
 
 def recipe_files(
     profile="*",  # name of a profile, by default all of them
 ) -> list:
-    "The files of shipped recipes and sweeps."
+    "List the files of shipped recipes and sweeps."
     return sorted(file for file in recipes_folder().glob(f"{profile}/*.yaml") if file.name != BASE_FILE)
 
 
 def profiles() -> list:
-    "Names of the shipped profiles."
+    "Name the shipped profiles."
     return sorted({file.parent.name for file in recipe_files()})
 
 
 def find_recipe(
     name,  # a path, or "profile/recipe" of a shipped one
 ) -> Path:
-    "The YAML file behind a name; FileNotFoundError names the near one."
+    "Find the YAML file behind a name; FileNotFoundError names the near one."
     for file in (Path(name), recipes_folder() / f"{name}.yaml"):
         if file.is_file() and not (file.name == BASE_FILE and in_profile(file)):
             return file
@@ -255,7 +255,7 @@ def find_recipe(
 def in_profile(
     file: Path,  # any
 ) -> bool:
-    "Does a file belong to a shipped profile?"
+    "Whether a file belongs to a shipped profile."
     return file.resolve().parent.parent == recipes_folder().resolve()
 
 # %% ../nbs/08_recipe.ipynb #ade9bd98
@@ -276,7 +276,7 @@ def merge_settings(
 def read_base(
     file: Path,  # of a recipe or sweep
 ) -> dict:
-    "What the profile of a file states for all its recipes."
+    "Read what the profile of a file states for all its recipes."
     base = file.with_name(BASE_FILE)
     return read_yaml(base) if in_profile(file) and base.is_file() else {}
 
@@ -285,7 +285,7 @@ def read_settings(
     path,  # as in `find_recipe`
     descendants=(),  # files of recipes that start from this one's model
 ) -> dict:
-    "A recipe's file over its profile's base. ValueError for a sweep or a circle of ancestries."
+    "Read a recipe's file over its profile's base. ValueError for a sweep, or a circle."
     file = find_recipe(path).resolve()
     chain = [*descendants, file]
     if file in descendants:
@@ -354,7 +354,7 @@ class Sweep:
         return sweep
 
     def cells(self):
-        "Every run, as (labels, recipe); labels are a dict axis -> label, with `seed`."
+        "List every run as (labels, recipe); labels are a dict axis -> label, with `seed`."
         cells = []
         for combination in itertools.product(*(axis.items() for axis in self.vary.values())):
             labels = dict(zip(self.vary, (label for label, _ in combination)))

@@ -102,7 +102,7 @@ def in_order_of_completion(
 
 
 def _result(future):
-    "A future's result, or the exception with which its worker was lost."
+    "Return a future's result, or the exception with which its worker was lost."
     try:
         return future.result()
     except Exception as error:

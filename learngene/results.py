@@ -95,7 +95,7 @@ class Results:
 
 
 def _but_for_epochs(record):
-    "What makes two runs the same but for their length."
+    "Return what makes two runs the same but for their length."
     meta = record["meta_info"]
     train = {k: v for k, v in meta["recipe"]["train"].items() if k not in ("epochs", "warmup_epochs", "eval_every")}
     recipe = {k: v for k, v in meta["recipe"].items() if k != "name"} | dict(train=train)
@@ -116,5 +116,5 @@ def record_origins(
 
 
 def _is_unnamed(table):
-    "Rows that are only counted have no index worth a column."
+    "Whether rows are only counted, so that their index is worth no column."
     return isinstance(table.index, pd.RangeIndex) and table.index.name is None

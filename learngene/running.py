@@ -113,7 +113,7 @@ def run_of_ancestry(
 def ancestry_folders(
     home=None,  # looked into first; None = the cache
 ) -> list:
-    "Folders in which trained ancestries are looked for."
+    "List the folders in which trained ancestries are looked for."
     root = project_root()
     homes = [Path(home)] if home else []
     homes += [cache_folder(), *(sorted((root / "results").glob("*/local")) if root else [])]
@@ -237,7 +237,7 @@ def condense_seeded(
     home=None,  # folder for payloads that are trained, and for their checkpoints; None = the cache
     **fit_options,  # of stage 1, as in `fit`
 ):  # a payload
-    "What the run's method keeps of its ancestry, trained first where the method says so."
+    "Condense a run's ancestry by its method, and train the payload where the method says so."
     if getattr(resolved.method, "needs_training", False):
         return trained_payload(resolved, ancestry, home, **fit_options)
     images = calibration_subset(resolved.recipe, resolved.data)
@@ -534,7 +534,7 @@ def _parent_folders(resolved):
 
 
 def _attempt(resolved, ledger, modules=(), **run_options):
-    "One run in whatever process: its record, or the exception that ended it."
+    "Try one run in any process; return its record, or the exception that ended it."
     try:
         for name in modules:  # another process does not know the caller's methods yet
             importlib.import_module(name)

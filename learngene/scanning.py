@@ -67,7 +67,7 @@ def _scan(images, background):
 
 
 def _look_through(items, count, background):
-    "As `_scan`, and the number of images that had to be decoded."
+    "Scan as `_scan` does; also return the number of images that had to be decoded."
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         blocks = pool.map(lambda block: [suspect_kind(items[i]) for i in block],
                           [range(start, min(start + 256, count)) for start in range(0, count, 256)])

@@ -74,7 +74,7 @@ class ShapeCosts:
         return costs
 
     def _layer(self, k, layer, heads, width):
-        "What one layer of so many heads and neurons costs."
+        "Price one layer of so many heads and neurons."
         part = {name: of_layers[layer] for name, of_layers in self.parts[k].items()}
         return part["rest"] + heads * part["head"] + width * part["neuron"]
 

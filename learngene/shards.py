@@ -59,7 +59,7 @@ def _subfolders(folder):
 
 
 def _sets_of_files(place, split):
-    "The files of a split right in a folder, grouped by the upload that their names tell."
+    "Group the files of a split right in a folder by the upload that their names tell."
     sets, copies = {}, Counter()
     for name in SPLIT_NAMES[split]:
         for file in sorted([*place.glob(f"{name}-*.parquet"), *place.glob(f"{name}.parquet"),

@@ -157,7 +157,7 @@ class ShrinkReport:
 
 
 def _box(ax, x, y, stays):
-    "One head: a dark square, or a light one with a cross."
+    "Draw one head: a dark square, or a light one with a cross."
     import matplotlib.pyplot as plt
 
     ax.add_patch(plt.Rectangle((x - 0.4, y - 0.4), 0.8, 0.8, fc=KEPT if stays else DROPPED, ec="none"))

@@ -95,7 +95,7 @@ def make_report(ancestry, child, plan, refit_report, layer_prices, budget, image
 
 
 def _rows(distances):
-    "Rows of numbers that JSON can hold, None for a head that a layer does not have."
+    "Make rows of numbers that JSON can hold, None for a head that a layer does not have."
     return [[None if d != d else round(d, 4) for d in row] for row in distances.tolist()]
 
 # %% ../nbs/17_shrink.ipynb #95aea76b

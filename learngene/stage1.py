@@ -54,13 +54,13 @@ class Stage1:
         return model
 
     def _whole_epochs(self, steps, settings):
-        "Epochs that hold so many steps, and images of an epoch where one is more than enough."
+        "Count the epochs that hold so many steps, and an epoch's images where one is too many."
         size = settings.get("batch_size", self.recipe.train.batch_size)
         per_epoch = max(1, len(self.data.train) // size)
         return (1, steps * size) if steps < per_epoch else (-(-steps // per_epoch), None)
 
     def _some(self, n):
-        "The training images cut to n, the same of every run with these splits."
+        "Cut the training images to n, the same for every run with these splits."
         order = torch.randperm(len(self.data.train), generator=torch.Generator().manual_seed(0))[:n]
         return dataclasses.replace(self.data.train, index=self.data.train.index[order.sort().values.numpy()])
 

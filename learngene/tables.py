@@ -98,7 +98,7 @@ def mean_interval(
 def describe_difference(
     c: dict,  # from `compare`
 ) -> str:
-    "A difference in words."
+    "Describe a difference in words."
     return f"{c['difference']:+.2f} points [{c['low']:+.2f}, {c['high']:+.2f}], p = {c['p']:.2g}, {c['n']:.0f} seeds"
 
 # %% ../nbs/14_tables.ipynb #b148b9c6
@@ -132,7 +132,7 @@ def holm(
     ps,  # p-values of several comparisons
     level=LEVEL,  # of all of them together
 ) -> list:  # of bool
-    "Which p-values are below the level after Holm's correction."
+    "Tell which p-values are below the level after Holm's correction."
     order, clear = np.argsort(ps), [False] * len(ps)
     for rank, i in enumerate(order):
         if not ps[i] * (len(ps) - rank) < level:
@@ -238,7 +238,7 @@ def judge(
 def describe_verdict(
     c: dict,  # from `judge`
 ) -> str:
-    "A judged claim in words."
+    "Describe a judged claim in words."
     alone = f"by themselves {c['better']} of {c['comparisons']} comparisons speak for it and {c['worse']} against"
     return f"{alone}; averaged within seeds the effect is {describe_difference(c)}: {c['verdict']}"
 
@@ -271,7 +271,7 @@ def beside_paper(
 
 # %% ../nbs/14_tables.ipynb #3f9420f0
 def _accuracies(frame, rows, columns):
-    "Accuracies by seed of each (row, column); ValueError where a cell has several runs of one seed."
+    "Map each (row, column) to accuracies by seed. ValueError for several runs of one seed."
     at = frame[columns].astype(str) if columns else pd.Series("", frame.index)
     groups = frame.groupby([frame[rows].astype(str), at.rename("at")], sort=False)
     cells = {key: group.set_index("seed").accuracy for key, group in groups}
@@ -347,7 +347,7 @@ def effects_table(
 
 
 def _paper_effect(paper, method, column, columns):
-    "The paper's effect for this cell; for all of a row, and named, where it is of data that the table does not have."
+    "Return the paper's effect for a cell; of other data, named, for a whole row."
     stated = {at: f"{value:+.2f}" for (other, at), value in paper.items() if other == method}
     others = [text if at == "accuracy" else f"{text} ({at})" for at, text in stated.items() if at not in columns]
     return stated.get(column) or ", ".join(others)
@@ -421,7 +421,7 @@ def describe_drawing(
     effects,  # from `against`
     method: str,  # the method that was compared
 ) -> str:
-    "What `draw_effects` shows, for readers who cannot see it."
+    "Describe what `draw_effects` shows, for readers who cannot see it."
     counts = effects.apply(verdict, axis=1).value_counts()
     right, left, crossing = (counts.get(kind, 0) for kind in ("better", "worse", "no clear difference"))
     where = f"{right} lie clear of zero to the right, {left} to the left, {crossing} cross it"
@@ -450,7 +450,7 @@ class Comparison:
         self.text = describe(self.effects, self.method)
 
     def judge(self):
-        "All comparisons judged as one claim."
+        "Judge all comparisons as one claim."
         return judge(differences(self.frame, self.method, by=self.by))
 
     def draw(self, width=6):

@@ -102,7 +102,7 @@ class TrainingLoss:
         return self.mixup(x, y) if self.mixup else (x, y)
 
     def __call__(self, logits, y, x):
-        "The mean loss of logits (B, classes), or the sum for a tuple; a teacher looks at images `x`."
+        "Return the mean loss of logits (B, classes), a tuple's sum; a teacher sees images `x`."
         if isinstance(logits, tuple):
             return sum(self(each, y, x) for each in logits)
         loss = self.criterion(logits, y)
@@ -174,7 +174,7 @@ def evaluate(
 
 
 def _batches_in_order(dataset, indices, batch_size, workers, pin):
-    "Batches of the images at `indices`, which draw no random number."
+    "Return batches of the images at `indices`; they draw no random number."
     if isinstance(dataset, DeviceImages):
         return (dataset.batch(indices[i:i + batch_size]) for i in range(0, len(indices), batch_size))
     return DataLoader(Subset(dataset, indices), batch_size=batch_size, num_workers=workers,
@@ -273,7 +273,7 @@ def prepare(
 
 
 def _make_loader(images, batches, workers, device):
-    "What yields the batches of an epoch."
+    "Make the loader of an epoch's batches."
     if isinstance(images, DeviceImages):
         return DeviceBatches(images, batches)
     images = SeededImages(images, batches) if workers else images
@@ -303,7 +303,7 @@ def train_step(
     x,  # images of this process's share of a batch (B, C, H, W)
     y,  # labels (B,), or targets (B, classes)
 ):  # the mean loss, detached
-    "Gradients and update for one batch. OutOfMemoryError when smaller pieces cannot help."
+    "Update for one batch by its gradients. OutOfMemoryError when smaller pieces cannot help."
     device, before, loss = x.device, get_torch_rng_state(x.device), None
     while loss is None:
         micro = run.result.micro_batch or len(x)

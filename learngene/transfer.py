@@ -36,5 +36,5 @@ def prefetch(batches, device):
 
 @cache
 def _side_stream(device):
-    "One stream for all epochs and runs, because memory belongs to the stream that asked."
+    "Return one stream for all runs, because memory belongs to the stream that asked."
     return torch.cuda.Stream(device)

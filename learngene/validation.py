@@ -153,7 +153,7 @@ def words(problem, hint, inside) -> str:
 
 
 def find_field(loc, model):
-    "Names of the fields that lead to a place, and the type of the last."
+    "Find the names of the fields that lead to a place, and the type of the last."
     names = []
     for name in loc:
         known = fields_of(model)
@@ -165,7 +165,7 @@ def find_field(loc, model):
 
 
 def type_at(loc, model):
-    "The type at a place, also of a list's elements and a dict's values."
+    "Find the type at a place, also of a list's elements and a dict's values."
     for step in loc:
         kind = types_of(model)[0]
         inner = get_args(kind)[-1] if get_origin(kind) in (list, dict) else None
@@ -187,6 +187,6 @@ def fields_of(model) -> dict:
 
 
 def types_of(hint) -> list:
-    "The types of a union but for None, or the one type."
+    "List the types of a union but for None, or the one type."
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]
     return [kind for kind in kinds if kind is not NoneType]

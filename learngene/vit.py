@@ -38,7 +38,7 @@ from torch.nn.utils import parametrize
 def ffn_width_of(
     mlp,  # a timm Mlp, GluMlp or SwiGLU
 ) -> int:
-    "Rows of the first FFN matrix: the number that the constructor calls `hidden_features`."
+    "Count rows of the first FFN matrix, which the constructor calls `hidden_features`."
     return (mlp.fc1 if hasattr(mlp, "fc1") else mlp.fc1_g).out_features
 
 
@@ -67,7 +67,7 @@ def _describe(model):
 
 # %% ../nbs/00_vit.ipynb #1bb08014
 def _layer_class(name):
-    "A norm, activation or FFN class by name, from timm's layers or torch."
+    "Find a norm, activation or FFN class by name, in timm's layers or torch."
     layer = getattr(layers, name, None) or getattr(vision_transformer, name, None) or getattr(nn, name, None)
     if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
         raise ValueError(f"this version of timm has no layer {shorten(name)}; update timm.")

@@ -105,7 +105,7 @@ def _starts_with(path, start):
 
 
 def _keys(path):
-    "The entries of a JSON file; nothing for another one."
+    "Read the entries of a JSON file; nothing for another one."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return content if isinstance(content, dict) else {}

@@ -78,7 +78,7 @@ def parse_yaml(
 
 
 def _in_one_line(error):
-    "What a YAMLError says, without its excerpt."
+    "Return what a YAMLError says, without its excerpt."
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if problem == "but found another document":
         problem = "there are several documents; keep one"
@@ -145,10 +145,10 @@ class _Values:
         return values
 
     def error(self, path, problem, node):
-        "A ValueError that names the file, the key and the line."
+        "Make a ValueError that names the file, the key and the line."
         return ValueError(f"{self.name}: {_dotted(path)} {problem} (line {node.start_mark.line + 1}).")
 
 
 def _dotted(path):
-    "The keys that lead to a value, e.g. train.lr."
+    "Join the keys that lead to a value, e.g. train.lr."
     return shorten(".".join(str(key) for key in path), quote=False) or "the document"

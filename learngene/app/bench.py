@@ -208,12 +208,12 @@ def bench_training(kind, rounds, workers, epochs=3):
 # --- building
 
 def all_heads(ancestry, heads):
-    "A learngene that keeps every head of a 12-layer ancestry."
+    "Make a learngene that keeps every head of a 12-layer ancestry."
     return gather(ancestry, [[HeadCluster((h,), h, 0.0) for h in range(heads)]] * 12, [[i] for i in range(12)])
 
 
 def building_row(ancestry_name, ancestry, child, images, seconds, before, device):
-    "A row of the table of building; `before` is the peak memory before it, MB."
+    "Return a row of the table of building; `before` is the peak memory before it, MB."
     after = peak_memory_mb(device)
     return dict(ancestry=ancestry_name, ancestry_params=count_params(ancestry), child_params=count_params(child),
                 images=images, seconds=seconds, peak_memory_mb=round(after), more_than_before_mb=round(after - before))

@@ -59,7 +59,7 @@ class KnownSpeeds:
 
 
 def _work_per_image(recipe):
-    "What the time of a training image depends on, of a recipe as a dict."
+    "Return what the time of a training image depends on, from a recipe as a dict."
     if not recipe:
         return None
     shape, data, augment, train = (recipe.get(part) or {} for part in ("shape", "data", "augment", "train"))
@@ -69,13 +69,13 @@ def _work_per_image(recipe):
 
 
 def _images_used(recipe):
-    "The images of a recipe, which is a dict, as text that can be compared."
+    "Name the images of a recipe, given as a dict, in text that can be compared."
     return json.dumps(recipe.get("data"), sort_keys=True)
 
 
 @cache
 def _count_images(spec):
-    "How many images an epoch has; None when the images are not here."
+    "Count the images of an epoch; None when the images are not here."
     try:
         return count_training_images(dataclasses.replace(spec, download=False))
     except (OSError, ValueError, ImportError):
@@ -83,7 +83,7 @@ def _count_images(spec):
 
 
 def _share_done(job, home):
-    "The share of a run that its newest checkpoint has done."
+    "Return the share of a run that its newest checkpoint has done."
     folders = (Path(home) / "checkpoints").glob(f"{job.recipe.key}-*")
     epochs = [int(path.stem.split("-")[1]) for folder in folders for path in checkpoint_paths(folder)]
     return max(epochs, default=0) / max(1, job.recipe.train.epochs)
@@ -112,7 +112,7 @@ def forecast(
 
 
 def _line(job, seconds, share, is_left):
-    "What a forecast says of one job."
+    "Describe the forecast of one job."
     cost = "time unknown" if seconds is None else f"{seconds:.0f} s"
     if seconds is not None and is_left and share:
         cost += f", {share:.0%} done"
@@ -121,7 +121,7 @@ def _line(job, seconds, share, is_left):
 
 
 def _total_line(total, unknown, workers, device):
-    "The last line of a forecast."
+    "Return the last line of a forecast."
     if unknown and not total:
         return (f"{unknown} runs of unknown time would run: no record here of such a run tells how long it takes on "
                 f"this kind of device ({device})")
@@ -134,7 +134,7 @@ def _total_line(total, unknown, workers, device):
 
 
 def _all_records(ledger):
-    "Every record of a ledger, counted or not."
+    "Yield every record of a ledger, counted or not."
     for store in ("local", "records", "local/dirty"):
         for path in sorted((ledger.folder / store).glob("*.json")):
             yield read_record(path)

@@ -76,13 +76,13 @@ def _profile_folders(origin, profile):
 
 
 def _local_folder(folder):
-    "The local folder of one profile's results, or None where the folder is not one profile's."
+    "Find the local folder of one profile's results; None for any other folder."
     local = folder / "local" if (folder / "local").is_dir() else folder
     return local if list(local.glob("*.json")) or any((local / name).is_dir() for name in LOCAL_FOLDERS) else None
 
 
 def _own_files(folder, pattern="*"):
-    "Files and folders that are not hidden, in order. ValueError for a link or a device."
+    "Yield files and folders that are not hidden, in order. ValueError for a link or a device."
     for path in [folder, *sorted(folder.glob(pattern))]:
         if path.is_symlink() or path.exists() and not (path.is_file() or path.is_dir()):
             raise ValueError(f"{path} is a link or a device, which may lead anywhere; copy what it leads to, or remove "
@@ -182,7 +182,7 @@ class _ProfileMerge:
 
 
 def _uncounted(store, key):
-    "The uncounted record of a key in a store, or None."
+    "Find the uncounted record of a key in a store; None without one."
     for path in sorted(store.glob(f"*-{key}.json")):
         with suppress(FileNotFoundError):
             return read_record(path)
@@ -308,5 +308,5 @@ def _make_parents(folder):
 
 
 def _folded(name):
-    "A name as systems see it that ignore case and Unicode form."
+    "Normalise a name as systems do that ignore case and Unicode form."
     return unicodedata.normalize("NFC", name).casefold()

@@ -68,7 +68,7 @@ def model_command(function, interrupted="nothing was written"):
 
 
 def _read_options(file, options, defaults):
-    "Options that a recipe file states and no flag gives. ValueError for unknown ones."
+    "Read the options that a recipe file states and no flag gives. ValueError for unknown ones."
     from ..files import near
     from ..yaml_files import read_yaml
 

@@ -89,7 +89,7 @@ def sweeps_of(
 
 
 def _own_ancestries(profile):
-    "The profile's recipes of models from random weights, the narrowest first, but for models the library ships."
+    "List a profile's recipes of models from random weights, narrowest first, unless shipped."
     sweeps = sweeps_of(profile)
     recipes = {str(file): Recipe.load(file) for file in recipe_files(profile) if file.stem not in sweeps}
     widths = {name: recipe.model.get("embed_dim", math.inf)
@@ -99,7 +99,7 @@ def _own_ancestries(profile):
 
 
 def _ancestry_jobs(names):
-    "A Job for each ancestry or teacher that a run trains, those that it needs before it."
+    "List a Job for each ancestry or teacher that a run trains, in the order of need."
     jobs = {}
     for name in dict.fromkeys(filter(None, names)):
         for run in _with_parents(run_of_ancestry(name)):
@@ -109,12 +109,12 @@ def _ancestry_jobs(names):
 
 
 def _with_parents(run):
-    "A run, or None, behind the runs whose models it needs."
+    "List the runs whose models a run needs, then the run itself; it may be None."
     return [ancestor for parent in run.parents for ancestor in _with_parents(parent)] + [run] if run else []
 
 
 def _parents_of(job):
-    "Names of the models that a job starts from and learns from."
+    "Name the models that a job starts from and learns from."
     return [job.recipe.ancestry, job.recipe.train.teacher]
 
 
@@ -231,7 +231,7 @@ def _each_job_away(jobs, executor, ledger, home, until, run_options):
 
 
 def _stages(jobs):
-    """Lists of jobs that may run side by side.
+    """Group jobs into lists that may run side by side.
 
     The ancestries, one by one where one starts from another; then the rest.
     """

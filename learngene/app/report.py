@@ -76,7 +76,7 @@ def note_missing(folder, name, notebook, why) -> Path:
 
 
 def _rank(name):
-    "Claims, then the paper's tables and figures in its own order, then fidelity, then what is ours."
+    "Order claims, the paper's tables and figures, fidelity, then what is ours."
     number = int("".join(c for c in name if c.isdigit()) or 0)
     groups = (name == "claims", name.startswith("table"), name.startswith("figure"), name == "fidelity", name in _OURS)
     group = groups.index(True) if True in groups else len(groups)
@@ -125,12 +125,12 @@ def _is_number(text):
 
 
 def _kind(text):
-    "How a cell that is no number is set: as a verdict, or as text."
+    "Choose how a cell that is no number is set: as a verdict, or as text."
     return text.replace(" ", "-") if text in VERDICTS else "text"
 
 
 def _missing(cards):
-    "Titles by what is missing: one line for all of them at the end of the page."
+    "Group titles by what is missing, for one line at the end of the page."
     titles = {}
     for card in cards:
         no_recipe = card["not_run"].startswith("there is no recipe")
@@ -144,14 +144,14 @@ def _inline(path):
 
 
 def _records(folder, cards):
-    "Every record behind the page, once: (file name, store, record)."
+    "List every record behind the page once, as (file name, store, record)."
     stores = {name: store for card in cards for store, names in card["records"].items() for name in names}
     paths = {name: folder / STORES[store] / name for name, store in stores.items()}
     return [(name, stores[name], read_record(path)) for name, path in sorted(paths.items()) if path.is_file()]
 
 
 def _row(name, store, record):
-    "What the list of runs says of one."
+    "Return one row of the list of runs."
     run, train = record["run_info"], record["train_info"]
     return dict(
         name=run["name"],
@@ -166,7 +166,7 @@ def _row(name, store, record):
 
 
 def _verdicts(folder, cards):
-    "The columns of the claims' table that fit into the summary."
+    "Read the columns of the claims' table that fit into the summary."
     card = next((c for c in cards if c["name"] == "claims" and c["table"]), None)
     if card is None:
         return []

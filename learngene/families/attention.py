@@ -103,7 +103,7 @@ class CutWindowAttentionV2(WindowAttentionV2):
         return self.proj_drop(self.proj(x.transpose(1, 2).flatten(2)))
 
     def _position_bias(self):
-        "Bias of every head for every pair of tokens, (heads, tokens, tokens)."
+        "Compute every head's bias for every pair of tokens, (heads, tokens, tokens)."
         table = self.cpb_mlp(self.relative_coords_table).view(-1, self.num_heads)
         return 16 * table[self.relative_position_index].permute(2, 0, 1).sigmoid()
 

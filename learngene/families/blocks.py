@@ -74,7 +74,7 @@ def keep_layers(
 
 
 def _contents(container, blocks):
-    "Arguments of the container of blocks: a list for a ModuleList, the blocks themselves for a Sequential."
+    "Return the arguments of a container of blocks: a list for a ModuleList, else the blocks."
     return blocks if isinstance(container, nn.Sequential) else [blocks]
 
 

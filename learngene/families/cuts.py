@@ -73,7 +73,7 @@ def tensors_at(
 
 
 def _submodule(module, path):
-    "A submodule by its path, or None."
+    "Find a submodule by its path; None without one."
     for name in filter(None, path.split(".")):
         module = getattr(module, name, None)
     return module

@@ -52,7 +52,7 @@ def _architecture(model):
 
 
 def _arguments(model):
-    "What timm was told beside the architecture's name, without the classes."
+    "Return timm's arguments beside the architecture's name, without the classes."
     noted = getattr(model, "_model_args", {})
     model._model_args = dict(noted)  # what `build_vit` notes keeps timm from writing it down as it is
     try:

@@ -31,7 +31,7 @@ class LayerScores:
     neurons: torch.Tensor  # (N,)
 
     def kept(self, heads, neurons):
-        "The best so many heads and neurons, ascending; of equal ones the first."
+        "Return the best so many heads and neurons, ascending; of equal ones the first."
         def best(scores, count): return sorted(scores.argsort(descending=True, stable=True)[:count].tolist())
         return list(range(heads)) if self.heads is None else best(self.heads, heads), best(self.neurons, neurons)
 
@@ -158,7 +158,7 @@ class CutToBudget:
             return CutPayload(everything, ancestry, batches, self.score(ancestry, batches))
 
     def _choose(self, payload, shape):
-        "The plan, and which heads and neurons stay in each layer."
+        "Choose the plan, and which heads and neurons stay in each layer."
         if shape.depth is not None or shape.heads is not None:
             raise ValueError(f"{self.name} chooses heads itself; leave shape.depth and shape.heads out.")
         key = (self.name, *self.limits.items(), shape.num_classes)
@@ -186,7 +186,7 @@ class CutToBudget:
         return with_heads(payload.base, equal, positions, [len(neurons) for _, neurons in kept]), kept
 
     def _sizes(self, heads, widths, share, neurons):
-        "Heads and neurons of all layers at two shares, in thousandths; at least one of each."
+        "Count heads and neurons of all layers at two shares, in thousandths; at least one of each."
         def part(n, share): return max(1, n * share // SHARES)
         counts = [part(n, share) for n in heads] if self.cuts_heads else heads
         return KeptParts(dict(enumerate(counts)), {i: part(n, neurons) for i, n in enumerate(widths)})

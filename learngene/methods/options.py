@@ -23,7 +23,7 @@ def check_options(
 
 
 def _violated(value, rule):
-    "What a value should have been, in words; None when it keeps the rule."
+    "Describe what a value should have been; None when it keeps the rule."
     if isinstance(rule, tuple):
         kinds = tuple(k for k in rule if isinstance(k, type))
         fine = value in [k for k in rule if isinstance(k, str)] or isinstance(value, kinds)

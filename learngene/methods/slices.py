@@ -183,7 +183,7 @@ def debiased_cka(
 
 
 def _similarities(F):
-    "Products of all pairs of centred features, 0 for an image with itself."
+    "Multiply all pairs of centred features; 0 for an image with itself."
     F = F.double() - F.double().mean(0)
     return (F @ F.T).fill_diagonal_(0)
 
