@@ -56,7 +56,7 @@ def check_eps(
     "Raise ValueError unless every given limit is a number above 0."
     for name, eps in limits.items():
         if isinstance(eps, (str, bool)) or eps is None or not eps > 0:
-            raise ValueError(f"{name} is {eps!r}; give more than 0 pixels.")
+            raise ValueError(f"{name} is {eps!r}; give more than 0 pixels, or to `condense` a share such as '8%'.")
 
 
 def check_min_heads(min_heads) -> None:

@@ -9,9 +9,9 @@ __all__ = ['Learngene', 'head_rows', 'ffn_tensor', 'gather', 'keep_all', 'measur
 from .families.blocks import to_layers
 from .families.cuts import HEAD_AXES, is_by_head, split_axis
 from .cluster import HeadCluster, cluster_ffns, cluster_heads, draw_clusters
-from .cluster_options import RULES, check_clustering, check_eps
+from .cluster_options import RULES, check_clustering
 from .checks import changed, check_choices
-from .condense_options import CENTROIDS, SIGNATURES, paper_eps, warn_of_single_clusters
+from .condense_options import CENTROIDS, SIGNATURES, check_radii, in_pixels, paper_eps, warn_of_single_clusters
 from .density import attention_distance_signature, mean_attention_distance
 from .files import load_tensors, save_tensors
 from .learngene_json import from_json, to_json
@@ -163,8 +163,8 @@ def measure_heads(
 def condense(
     model,  # the ancestry: a vision transformer of timm
     images,  # calibration images, some hundred: a tensor, a Dataset or a DataLoader; labels are ignored
-    eps=None,  # radius of the head clusters, pixels; None = the paper's 10 px at 224 px, scaled to the image size
-    ffn_eps=None,  # limit for sharing FFNs, pixels; None = eps
+    eps=None,  # radius of the head clusters: pixels, "8%" of what the heads span, or None = 10 px at 224 px, scaled
+    ffn_eps=None,  # limit for sharing FFNs, likewise; None = eps
     min_heads=1,  # neighbours that make a core head
     rule="printed",  # how FFN groups compare layers: "printed" or "stated"
     batch_size=64,  # images a pass
@@ -185,9 +185,10 @@ def condense(
     config, is_default = vit_config(model), eps is None
     n_heads, eps = config["heads"], paper_eps(config["img_size"]) if is_default else eps
     ffn_eps = eps if ffn_eps is None else ffn_eps
-    check_eps(eps=eps, ffn_eps=ffn_eps)
+    check_radii(eps=eps, ffn_eps=ffn_eps)
     check_clustering(cluster_by, k, min_heads, min(n_heads))
     distances, spreads = measure_heads(model, images, signature, batch_size, max_images)
+    eps, ffn_eps = in_pixels(eps, distances), in_pixels(ffn_eps, distances)
     clusters = [cluster_heads(d[:n], eps, min_heads, cluster_by, k, None if spread is None else spread[:n])
                 for d, spread, n in zip(distances, spreads, n_heads)]
     if is_default and cluster_by != "kmeans":

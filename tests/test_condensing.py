@@ -4,6 +4,7 @@ import math
 import os
 import pathlib
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -11,7 +12,9 @@ from conftest import ZOO, make, pictures
 from timm.data import resolve_model_data_config
 
 import learngene as lg
+from learngene.condense_options import in_pixels
 from learngene.condensing import gather
+from learngene.paper import published_distances
 
 
 def equal(a, b):
@@ -45,6 +48,31 @@ def test_default_eps_is_scaled_to_the_image_size(size, wanted):
 def test_ffn_eps_follows_eps(plain, given, eps, ffn_eps):
     provenance = lg.condense(*plain, **given).provenance
     assert (provenance["eps"], provenance["ffn_eps"]) == (pytest.approx(eps), ffn_eps)
+
+
+@pytest.mark.parametrize("eps, share", [("8%", 0.08), (" 12.5 %", 0.125), ("100%", 1.0)])
+def test_eps_as_a_share_of_what_the_heads_span(plain, eps, share):
+    "The largest minus the smallest distance of all heads, times the share; FFNs follow."
+    distances = lg.mean_attention_distance(*plain)
+    pixels = share * float(distances.max() - distances.min())
+    learngene = lg.condense(*plain, eps=eps)
+    assert learngene.provenance["eps"] == learngene.provenance["ffn_eps"] == pytest.approx(pixels)
+    assert learngene.clusters == lg.condense(*plain, eps=pixels).clusters
+    assert lg.condense(*plain, eps=1.0, ffn_eps=eps).provenance["ffn_eps"] == pytest.approx(pixels)
+
+
+def test_eight_percent_is_the_papers_ten_pixels_in_deit_base():
+    "144 published distances: the rule keeps as many centroids as 10 px do, but for one head."
+    published = published_distances()
+    eps = in_pixels("8%", published)
+    assert 0.078 < 10 / np.ptp(published.numpy()) < 0.08 and eps == pytest.approx(10.14, abs=0.01)
+    counts = [sum(len(lg.cluster_heads(row, limit)) for row in published) for limit in (10.0, eps)]
+    assert counts == [43, 42]
+
+
+def test_heads_that_are_all_alike_make_one_cluster():
+    assert in_pixels("8%", torch.full((2, 3), 5.0)) == 1e-6
+    assert in_pixels("50%", torch.tensor([[1.0, 3.0], [2.0, torch.nan]])) == 1.0  # layers of different head counts
 
 
 def test_warns_when_the_default_eps_keeps_one_head_in_every_layer(plain, recwarn):
@@ -96,7 +124,9 @@ def test_bad_options_raise(plain, bad, words):
 
 
 @pytest.mark.parametrize("bad, words", [
-    (dict(eps="0.1"), "eps is '0.1'"), (dict(ffn_eps=float("nan")), "ffn_eps is nan"),
+    (dict(eps="0.1"), "eps is '0.1'"), (dict(eps="0%"), "eps is '0%'"),
+    (dict(ffn_eps="101%"), "ffn_eps is '101%'.*at most 100%"), (dict(eps="-8%"), "a share such as '8%'"),
+    (dict(ffn_eps=float("nan")), "ffn_eps is nan"),
     (dict(cluster_by="kmeans"), "k is None"), (dict(rule="x"), "rule"), (dict(centroid="x"), "centroid"),
 ])
 def test_bad_options_raise_before_an_image_is_read(plain, bad, words):

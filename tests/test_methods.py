@@ -65,7 +65,8 @@ def test_unknown_names_and_options_raise(name, options, words):
 
 @pytest.mark.parametrize("option, words", [
     (dict(proj="foldd"), "did you mean 'folded'"), (dict(ffn="x"), "ffn is 'x'"), (dict(order="x"), "order"),
-    (dict(cluster_by="y"), "cluster_by"), (dict(rule="state"), "'stated'"), (dict(eps="0.07"), "eps is '0.07'"),
+    (dict(cluster_by="y"), "cluster_by"), (dict(rule="state"), "'stated'"),
+    (dict(eps="0.07"), "eps is '0.07'"), (dict(eps="120%"), "at most 100%"),
     (dict(eps=True), "eps is True"), (dict(ffn_eps=0), "ffn_eps is 0"), (dict(min_heads=0), "min_heads"),
     (dict(layers="evn"), "'even'"), (dict(cluster_by="kmeans"), "k is None"), (dict(k=2), "Leave k out"),
     (dict(signature="x"), "signature"), (dict(centroid="x"), "centroid"), (dict(ffn_centroid="x"), "ffn_centroid"),

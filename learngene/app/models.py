@@ -45,6 +45,21 @@ Classes = Annotated[int | None, typer.Option(help=SHRINK["num_classes"])]
 MaxImages = Annotated[int, typer.Option(help=SHRINK["max_images"])]
 
 
+EPS = "PIXELS|SHARE%"
+
+
+def _eps(text):
+    "Read an Eps: pixels, or a share of the heads' span."
+    from ..condense_options import check_radii
+
+    try:
+        eps = float(text)
+    except ValueError:
+        eps = text
+    check_radii(eps=eps)
+    return eps
+
+
 def model_command(function, interrupted="nothing was written"):
     "Register a command: a recipe file fills in what flags leave out; arguments are required."
     parameters = inspect.signature(function).parameters
@@ -95,8 +110,9 @@ def _load(name):
 def shrink_(
     model: Model = None, images: Images = None, params: Params = None, flops: Flops = None, latency_ms: Latency = None,
     memory_mb: Memory = None, batch_size: BatchSize = 1, device: Device = "cpu", num_classes: Classes = None,
-    eps: Annotated[float | None, typer.Option(help=SHRINK["eps"])] = None, max_images: MaxImages = 512, to: To = None,
-    json: Json = False, quiet: Quiet = False, dry_run: DryRun = False, recipe: RecipeFile = None,
+    eps: Annotated[str | None, typer.Option(parser=_eps, metavar=EPS, help=SHRINK["eps"])] = None,
+    max_images: MaxImages = 512, to: To = None, json: Json = False, quiet: Quiet = False, dry_run: DryRun = False,
+    recipe: RecipeFile = None,
 ):
     """Make a smaller model within limits, without training.
 
@@ -162,7 +178,9 @@ def plan_(
 @model_command
 def condense_(
     model: Model = None, images: Images = None,
-    eps: Annotated[float | None, typer.Option(help=comments_of("condensing", "condense")["eps"])] = None,
+    eps: Annotated[
+        str | None, typer.Option(parser=_eps, metavar=EPS, help=comments_of("condensing", "condense")["eps"])
+    ] = None,
     max_images: MaxImages = 512, to: To = None, json: Json = False, quiet: Quiet = False, dry_run: DryRun = False,
     recipe: RecipeFile = None,
 ):

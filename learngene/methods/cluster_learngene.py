@@ -7,7 +7,7 @@ __all__ = ['ClusterLearngene']
 
 # %% ../../nbs/methods/03_cluster_learngene.ipynb #a754a4e0
 from ..cluster_options import CLUSTERINGS, RULES, check_clustering
-from ..condense_options import CENTROIDS, SIGNATURES
+from ..condense_options import CENTROIDS, SIGNATURES, check_radii
 from ..condensing import condense
 from ..inheriting import FFN, ORDERS, PROJ, plan
 from .core import Shape, register
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class ClusterLearngene(PlannedMethod):
     "Start from head centroids and FFN centroids, shared by priority (the paper's method)."
-    eps: float | None = None  # radius of the head clusters, pixels; None = 10 px at 224 px, scaled
-    ffn_eps: float | None = None  # limit for sharing FFNs, pixels; None = eps
+    eps: float | str | None = None  # radius of the head clusters: pixels, "8%" of the heads' span, None = 10 px, scaled
+    ffn_eps: float | str | None = None  # limit for sharing FFNs, likewise; None = eps
     min_heads: int = 1  # neighbours that make a core head
     rule: str = "printed"  # how FFN groups compare layers: "printed" or "stated"
     proj: str = "paper"  # output projection: "paper", "interleaved", "aligned" or "folded"
@@ -39,9 +39,10 @@ class ClusterLearngene(PlannedMethod):
     ffn_rules = {rule: rule for rule in FFN}  # value of `ffn` -> the rule of `plan`
 
     def __post_init__(self):
-        check_options(self, eps=0.0, ffn_eps=0.0, min_heads=1, rule=RULES, proj=PROJ, ffn=(*self.ffn_rules,),
+        check_options(self, min_heads=1, rule=RULES, proj=PROJ, ffn=(*self.ffn_rules,),
                       cluster_by=CLUSTERINGS, signature=SIGNATURES, centroid=CENTROIDS, ffn_centroid=CENTROIDS,
                       order=ORDERS, layers=(*LAYERS, list, tuple))
+        check_radii(**{name: v for name, v in dict(eps=self.eps, ffn_eps=self.ffn_eps).items() if v is not None})
         check_clustering(self.cluster_by, self.k, self.min_heads)
 
     def condense(self, ancestry, images):
