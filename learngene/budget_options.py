@@ -1,4 +1,4 @@
-"What a budget limits, and what cannot be asked for together with one."
+"What a budget limits, and which options exclude one."
 from numbers import Real
 
 import torch

@@ -235,7 +235,7 @@ def _check_optimizer(optimizer, shapes):
                 raise ValueError(f"optimizer.param_groups has no {name}")
     numbers = [number for group in groups for number in group["params"]]
     if sorted(numbers) != list(range(len(shapes))) or not set(moments) <= set(numbers):
-        raise ValueError(f"optimizer is of {len(numbers)} parameters, the model has {len(shapes)}")
+        raise ValueError(f"optimizer holds {len(numbers)} parameters, the model has {len(shapes)}")
     for number, moment in moments.items():
         step = _want(moment, "step", torch.Tensor, f"optimizer.state.{number}")
         pair = [_want(moment, name, torch.Tensor, f"optimizer.state.{number}") for name in ("exp_avg", "exp_avg_sq")]

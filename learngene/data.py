@@ -190,7 +190,7 @@ def _per_channel(field, stated, usual, spec):
     numbers = usual if stated is None else stated if isinstance(stated, list) else [stated] * len(usual)
     if len(numbers) != len(usual):
         raise ValueError(f"data.{field} has {len(numbers)} numbers, but the images of {dataset_title(spec)} have "
-                         f"{len(usual)} channel{'s' * (len(usual) > 1)}; give one number, or one a channel.")
+                         f"{len(usual)} channel{'s' * (len(usual) > 1)}; give one number, or one per channel.")
     return tuple(numbers)
 
 # %% ../nbs/09_data.ipynb #18e0bf59

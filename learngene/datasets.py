@@ -95,7 +95,7 @@ def _read_class_folders(folder, content, skip=()):
     split_folders = {split: path for split, path in find_split_folders(folder).items() if split not in skip}
     if "train" not in split_folders:
         raise FileNotFoundError(f"there is no {folder / 'train'}{_layout_hint(folder)}: put {content} into train/ and "
-                                "val/ there, with a folder a class, or set data.path.")
+                                "val/ there, with a folder per class, or set data.path.")
     return read_split_folders(folder, split_folders)
 
 
@@ -204,7 +204,7 @@ def read_parquet(spec):
 
 @dataset("folder")
 def read_folder(spec):
-    "Read `train/` and, where there are any, `val/` and `test/`, each with a folder a class."
+    "Read `train/` and, where there are any, `val/` and `test/`, each with a folder per class."
     return _read_class_folders(dataset_folder(spec), "your images")
 
 

@@ -114,7 +114,7 @@ def _fits(images):
 
 
 def _decode(images, i):
-    "Decode the pixels of one image; None for a damaged one, which raises when it is asked for."
+    "Decode the pixels of one image; None for a damaged one, which raises on access."
     try:
         return np.asarray(images[i])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Image folders, as ImageNet is usually stored: a folder a split, in it a folder a class."""
+"""Image folders, as ImageNet is usually stored: a folder per split, in it a folder per class."""
 import os
 import warnings
 from collections import Counter

@@ -18,7 +18,7 @@ SPLIT_NAMES = dict(train=["train"], validation=["validation", "valid", "val"], t
 
 @dataclass
 class Images:
-    """Labelled images by index; each is decoded when it is asked for.
+    """Labelled images by index, each decoded on access.
 
     Raises ValueError, with the image's location, for one that cannot be decoded.
     """

@@ -211,7 +211,7 @@ def labelled_data(
         path = Path(name).expanduser()
         data = _data_in(path, model) if path.is_dir() else load_data(spec_for(model, str(name)))
         if data is None:
-            raise ValueError(f"{path} holds no train/ with a folder a class, and no Parquet shards; images without "
+            raise ValueError(f"{path} holds no train/ with a folder per class, and no Parquet shards; images without "
                              "labels cannot be evaluated.")
     names = class_names(model)
     if len(data.classes) != model.num_classes:

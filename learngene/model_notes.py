@@ -153,7 +153,7 @@ def note_classes(
     if names is None:
         noted.pop("tag", None)  # with it, ImageNet's names would be taken
     elif len(names) != model.num_classes:
-        raise ValueError(f"{len(names)} class names for a classifier of {model.num_classes}; give one a class.")
+        raise ValueError(f"{len(names)} class names for a classifier of {model.num_classes}; give one per class.")
     model.pretrained_cfg = noted | ({} if names is None else dict(label_names=tuple(map(str, names))))
 
 

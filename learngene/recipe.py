@@ -46,7 +46,7 @@ class DataSpec:
     val_fraction: Share = 0.1  # share of the training split set aside for validation
     split_seed: Count = 0  # which images are set aside
     download: StrictBool = False  # fetch it when it is missing (torchvision's datasets)
-    mean: Share | Shares | None = None  # to normalise pixels of 0 to 1: a number, or one a channel; None = ImageNet's
+    mean: Share | Shares | None = None  # to normalise pixels of 0 to 1: a number, or one per channel; None = ImageNet's
     std: Share | Shares | None = None  # likewise
     channels: Literal[1, 3] | None = None  # 1 = grey, 3 = colour; None = the dataset's own, which is 3 but for digits
     background: StrictStr = "white"  # shows through where an image is transparent: a colour's name, or "#rrggbb"

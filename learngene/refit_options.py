@@ -122,7 +122,7 @@ def first_of_stages(
 
 def ffn_widths(
     child,  # the descendant
-    ffn_width,  # hidden neurons to keep: a number, a share, a list with one a layer, or None = all
+    ffn_width,  # hidden neurons to keep: a number, a share, a list with one per layer, or None = all
 ) -> list:  # neurons to keep in each layer; None = all
     "List how many neurons each FFN keeps; ValueError for FFNs that cannot be narrowed."
     if ffn_width is None:

@@ -431,7 +431,7 @@ def refit(
     weight="equal",  # of a token in the sums: "equal", or "norm" = 1 / variance of its target
     damping=1.0,  # share of an earlier layer's error that a layer tries to make up for, 0 to 1
     sweeps=1,  # walks through the whole model
-    ffn_width=None,  # hidden neurons to keep in each FFN: a number, a share, or a list with one a layer; None = all
+    ffn_width=None,  # hidden neurons to keep in each FFN: a number, a share, or a list with one per layer; None = all
     neurons="qr",  # which ones: "obs", "qr", "variance" or "random"
     memory_mb=4096,  # for the streams; what goes beyond lies in a temporary file
     token_weights=None,  # "gradient", what class tokens weigh beside a patch, None = all alike, or a `Judge`

@@ -72,7 +72,7 @@ class Results:
         figure=None,  # a matplotlib figure
         records=(),  # the records it came from
         alt="",  # what the figure shows, for readers who cannot see it
-        notes=(),  # sentences that stand under the table, one a line
+        notes=(),  # sentences that stand under the table, one per line
     ):
         """Write a table (csv), a figure (svg, png) and their card.
 

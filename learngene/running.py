@@ -54,7 +54,7 @@ from torch.utils.data import Subset
 # %% ../nbs/13_running.ipynb #a51ee650
 @dataclass(frozen=True)
 class ResolvedRun:
-    "A recipe with what it names, each looked up when first asked for, and once."
+    "A recipe with what it names, each looked up once, on first use."
     recipe: Recipe
 
     @cached_property
@@ -181,7 +181,7 @@ def replay() -> bool:
 def refuse_in_replay(
     recipe: Recipe,  # about to be run
 ):
-    "NotRun in replay."
+    "Raise NotRun in a replay."
     if replay():
         raise NotRun(f"{recipe.name}, seed {recipe.seed}, has no record to show, and a replay trains nothing.")
 
@@ -555,7 +555,7 @@ def _prepare_parents(missing, run_options):
 
 
 def _check_missing(missing, total):
-    "NotRun in replay; ValueError for an unknown method or option."
+    "Raise NotRun in a replay, ValueError for an unknown method or option."
     if replay():
         names = "; ".join(f"{resolved.recipe.name}, seed {resolved.recipe.seed}" for resolved in missing[:3])
         more = f"; and {len(missing) - 3} more" if len(missing) > 3 else ""

@@ -588,7 +588,7 @@ def engine_of_run(
     data,  # from `load_data`
     device,  # torch.device of the run
 ) -> str:  # "device" or "loader"
-    "Choose the engine; a run resumes with its own. ValueError when another is asked for."
+    "Choose the engine; a run resumes with its own. ValueError when another is given."
     started_with = state and state["result"].get("engine", "loader")
     if started_with and engine not in ("auto", started_with):
         raise ValueError(f"cannot resume with engine={engine!r}: the run started with {started_with!r}; "

@@ -89,7 +89,7 @@ def _read_options(file, options, defaults):
 
     stated, known = read_yaml(file), [name for name in defaults if name != "recipe"]
     if not isinstance(stated, dict):
-        raise ValueError(f"{file} states no options; write e.g. `params: 0.25`, one a line.")
+        raise ValueError(f"{file} states no options; write e.g. `params: 0.25`, one per line.")
     for name in stated:
         if name not in known:
             raise ValueError(f"{file}: there is no option {name!r}{near(name, known)}; there are {', '.join(known)}.")

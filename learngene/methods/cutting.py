@@ -106,7 +106,7 @@ class CutPayload:
     base: Learngene  # every head a cluster of its own
     ancestry: Any
     batches: list  # of calibration images
-    scores: list  # of LayerScores, one a layer
+    scores: list  # of LayerScores, one per layer
     plans: dict = field(default_factory=dict)  # (limits, number of classes) -> (Plan, heads and neurons that stay)
     moments: list | None = None  # from `input_moments`, once they are asked for
 

@@ -60,7 +60,7 @@ class GradientProbe:
             self.seen.clear()
 
     def scores(self, last=0.5):
-        "Stop watching; average the shares of the last part of the steps, a number a layer."
+        "Stop watching; average the shares of the last part of the steps, one number per layer."
         for hook in self.hooks:
             hook.remove()
         steps = self.shares[-max(1, round(last * len(self.shares))):]
