@@ -476,20 +476,21 @@ def data(
 def distances(
     ancestry: Annotated[str, typer.Argument(help="Name of an ancestry of `learngene list`, or a folder.")],
     images: Annotated[int, typer.Option(help="At most so many validation images.")] = 1000,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Which heads can stand for each other, instead.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Measure anew and overwrite the ancestry's file.")] = False,
 ):
     "Measure an ancestry's mean attention distances on validation images and keep them with it."
     from ..ancestry import shipped
+    from ..distances import DISTANCES, PAIRS, measure_distances, measure_pairs
     from ..files import write_atomic
-    from ..distances import DISTANCES, measure_distances
 
-    path = shipped().get(ancestry, Path(ancestry)) / DISTANCES
+    path = shipped().get(ancestry, Path(ancestry)) / (PAIRS if pairs else DISTANCES)
     if path.exists() and not again:
         raise ValueError(f"{path} exists; use --again to overwrite it.")
     check_writable(path)
-    measured = measure_distances(ancestry, images)
+    measured = (measure_pairs if pairs else measure_distances)(ancestry, images)
     write_atomic(path, json.dumps(measured) + "\n")
-    layers, split = len(measured["distances"]), measured["part"]
+    layers, split = len(measured["layers" if pairs else "distances"]), measured["part"]
     print(f"{path}: {layers} layers, {measured['images']} {split} images of {measured['data']}")
 
 
