@@ -441,6 +441,8 @@ def test_shipped_recipes_keep_their_keys(shipped_recipes):
 
 def test_every_committed_record_belongs_to_a_shipped_recipe(shipped_recipes):
     known = {recipe.key for recipes in shipped_recipes.values() for recipe in recipes}
+    for entry in (ROOT / "results").glob("*/entries/*.yaml"):  # methods that entered the leaderboard
+        known |= {recipe.key for _, recipe in Sweep.load(entry).cells()}
     files = sorted((ROOT / "results").glob("*/records/*.json"))
     assert len(files) > 900
     for file in files:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -388,6 +389,62 @@ def _store_of(path, sweep):
     if file.parent.parent == recipes_folder().resolve():
         return file.parent.name
     return re.sub(r"[^\w.+-]+", "_", sweep.name) or "runs"
+
+
+@command
+def leaderboard(
+    action: Annotated[Literal["show", "enter"], typer.Argument(help="What to do.")] = "show",
+    method: Annotated[str, typer.Argument(help="The registered method that is entered.", show_default=False)] = "",
+    profile: Annotated[
+        str, typer.Option(help="Folder of recipes.", show_default="all with tasks; digits to enter")
+    ] = "",
+    by: Annotated[
+        Literal["depth", "width", "params"], typer.Option(help="How the method states the size of a descendant.")
+    ] = "depth",
+    set_: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="An option of the method.")] = (),
+    module: Annotated[
+        str, typer.Option(help="Import this module first: where your own method is.", show_default=False)
+    ] = "",
+    to: Annotated[str, typer.Option(help="Write the page to this file.", show_default="print it")] = "",
+    committed: Annotated[bool, typer.Option("--committed", help="Leave out your own records.")] = False,
+    results: ResultsOption = "",
+    workers: WorkersOption = 0,
+):
+    """Show the leaderboard, computed from records, or enter a method.
+
+    `learngene leaderboard enter METHOD` runs the method on every task of a profile, and shows the profile's tables.
+    """
+    import importlib
+
+    from ..tables import Results
+    from . import leaderboard as board
+
+    _check_profile(profile or "digits")
+    if action == "enter":
+        if not method:
+            raise ValueError("give the METHOD that is entered; `learngene list` names those of the library.")
+        if module:
+            sys.path.insert(0, os.getcwd())
+            importlib.import_module(module)
+        profile = profile or "digits"
+        path = board.enter(method, Results(profile, results), workers or None, by=by, options=_options_of(set_))
+        print(f"the runs are stated in {path}")
+    page = board.leaderboard_page([profile] if profile else board.PROFILES, results, committed)
+    if not to:
+        return print(page)
+    check_writable(Path(to))
+    Path(to).write_text(page, encoding="utf-8")
+
+
+def _options_of(settings):
+    "Parse NAME=VALUE settings as YAML. ValueError for another form."
+    from ..yaml_files import parse_yaml
+
+    pairs = [setting.partition("=") for setting in settings]
+    for name, equals, _ in pairs:
+        if not equals:
+            raise ValueError(f"--set wants NAME=VALUE, not {name!r}.")
+    return {name: parse_yaml(value, f"--set {name}") for name, _, value in pairs}
 
 
 @command
