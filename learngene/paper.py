@@ -73,6 +73,9 @@ def published_effects(
 IN_IMAGES = ("table4", "table5", "table7", "figure3", "figure6")  # whose numbers stand in images, and are not known
 
 
+ROW_NAMES = dict(table8="ε {} px")  # for tables whose rows are bare numbers
+
+
 def published_sentences(
     name: str,  # of a paper notebook, e.g. "table8"
 ) -> list:  # one sentence a number; empty where the paper states none
@@ -81,4 +84,8 @@ def published_sentences(
         return ["The paper's numbers stand in an image; none is known."]
     known = published(name)
     known = known[~known.unit.isin(["images", "classes"])]  # sizes of data sets: the table itself holds them
-    return [f"{r.row}, {r.column}: {r.value:g} {r.unit} ({r.source})." for r in known.itertuples()]
+    rows = ROW_NAMES.get(name, "{}")
+    return [
+        f"{rows.format(r.row.replace(' - ', ' minus '))}, {r.column}: {r.value:g} {r.unit} ({r.source})."
+        for r in known.itertuples()
+    ]
