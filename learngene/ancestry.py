@@ -51,7 +51,7 @@ def load_ancestry(
 # %% ../nbs/01_ancestry.ipynb #0d94ab3e
 def expects(
     model,  # any module
-):  # (mean, std), one number a channel, of pixels between 0 and 1; None where nothing is noted
+):  # (mean, std), one number per channel, of pixels between 0 and 1; None where nothing is noted
     "Read from `pretrained_cfg` how a timm model's images are to be normalised."
     noted = getattr(model, "pretrained_cfg", None) or {}
     mean, std = noted.get("mean"), noted.get("std")

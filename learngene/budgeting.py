@@ -504,7 +504,7 @@ def solve(
 def inherit(
     learngene,  # from `condense`; with a budget also None: all heads of the ancestry
     depth=None,  # layers, 1 to the ancestry's; None = the ancestry's
-    heads=None,  # heads in each layer, or a list with one number a layer; None = the ancestry's
+    heads=None,  # heads in each layer, or a list with one number per layer; None = the ancestry's
     omega=None,  # instead of heads: ancestry heads / descendant heads
     num_classes=None,  # None keeps the ancestry's classifier, a number makes a fresh one
     proj="paper",  # output projection: "paper", "interleaved", "aligned" or "folded"

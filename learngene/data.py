@@ -101,7 +101,7 @@ def split_images(
 # %% ../nbs/09_data.ipynb #e02adb0f
 def eval_transform(
     size,  # side of the result, pixels
-    mean,  # one number a channel, of pixels between 0 and 1
+    mean,  # one number per channel, of pixels between 0 and 1
     std,  # likewise
     crop_pct=1.0,  # share of the image's shorter side inside the crop
 ):
@@ -133,7 +133,7 @@ def limit_posterize(
 def train_transform(
     augment: AugmentSpec,  # what is done to an image
     size,  # side of the result, pixels
-    mean,  # one number a channel, of pixels between 0 and 1
+    mean,  # one number per channel, of pixels between 0 and 1
     std,  # likewise
     crop_pct=1.0,  # used when `augment.crop` is "none"
 ):
@@ -163,7 +163,7 @@ def train_transform(
 def normalisation(
     spec: DataSpec,  # may state a mean and a standard deviation
     splits: Splits,  # the images
-):  # mean and standard deviation, a tuple each, one number a channel
+):  # mean and standard deviation, a tuple each, one number per channel
     "Find what images are normalised with. ValueError for another number of channels in `spec`."
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     if splits.train.mode == "L":

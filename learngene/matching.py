@@ -106,7 +106,7 @@ def warn_of_normalisation(
 
 def stated_normalisation(
     images,  # a Data, a Dataset, a DataLoader or DeviceImages
-):  # (mean, std), one number a channel; None where nothing tells
+):  # (mean, std), one number per channel; None where nothing tells
     "Find what images are normalised with: look for a Normalize in their transform."
     for _ in range(10):  # loaders, subsets and the like around the dataset
         steps = [getattr(images, "augment", None), images, *_steps(getattr(images, "transform", None))]

@@ -128,7 +128,7 @@ class MethodSpec:
 class ShapeSpec:
     "The model to be made, where it differs from its ancestry."
     depth: StrictInt | None = None  # layers; None = the ancestry's
-    heads: StrictInt | Positives | None = None  # in every layer, or one number a layer; None = the ancestry's
+    heads: StrictInt | Positives | None = None  # in every layer, or one number per layer; None = the ancestry's
     classifier: Literal["fresh", "ancestry"] = "fresh"  # a new one for the data's classes, or the ancestry's own
     width: StrictInt | None = None  # of the stream, for methods that vary it; None = the ancestry's
 

@@ -373,7 +373,7 @@ def solve_layers(
     sources,  # ancestry layer of each descendant layer, from 0
     widths,  # neurons that each FFN keeps; None = all
     inherited=None,  # a Stream of the descendant, to measure its errors before anything is solved
-):  # (errors as inherited, errors as solved), one number a layer each
+):  # (errors as inherited, errors as solved), one number per layer
     "Solve all layers of a descendant once, the first one first."
     before, after, matches = [], [], match_streams(solver.ancestry_stream.layers, sources)
     layers = zip(solver.child_stream.layers, sources, matches, widths)

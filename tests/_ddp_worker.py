@@ -37,7 +37,7 @@ def saved_vit(folder, **change):
 
 
 def recipe(ancestry=None, **change):
-    "A recipe on 150 digits, 4 steps an epoch: no augmentation unless asked for. `change` goes into the parts."
+    "A recipe on 150 digits, 4 steps per epoch: no augmentation unless asked for. `change` goes into the parts."
     settings = dict(
         name="tiny",
         method=dict(name="pretraining-finetuning"),

@@ -196,7 +196,7 @@ def test_max_images_ends_an_endless_stream():
 
 @pytest.mark.parametrize("name", ["plain", "dinov2", "avg"])
 def test_many_tokens_are_computed_in_parts(name, monkeypatch):
-    "24 x 24 patches and 4 heads: more than 2**19 attention values an image, so both splits of rows are uneven."
+    "24 x 24 patches and 4 heads: more than 2**19 attention values per image, so both splits of rows are uneven."
     model = make(name, img_size=96, patch_size=4, depth=2, embed_dim=16)
     x = pictures(model, 3)
     tokens = 24 * 24 + model.num_prefix_tokens
