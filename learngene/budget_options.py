@@ -1,10 +1,15 @@
 "What a budget limits, and which options exclude one."
+import warnings
 from numbers import Real
 
 import torch
 
+from .condensing import keep_all
+from .inherited import check_same_ancestry
+
 LIMITS = ("params", "flops", "latency_ms", "memory_mb")
 PRICES = ("fisher", "variance")  # in which parts are priced
+KEEPS = ("all", "learngene")  # heads that a budget may keep
 COUNTED = dict(params="parameters", flops="operations")  # limits that can be a share of the ancestry's
 
 
@@ -35,11 +40,12 @@ def describe_limits(
     batch_size,  # images at once
     device,  # on which latency is measured
     multiple_of=1,  # neurons
+    uniform=False,  # whether all layers are alike
 ) -> str:
     "Say in words what each limit means, with its unit."
     many = f" for {batch_size} images at once" if batch_size > 1 else ""
     texts = dict(latency_ms=f"milliseconds{many} on {device}, measured", memory_mb=f"MB (2^20 bytes){many}")
-    widths = [f"FFN widths in multiples of {multiple_of}"] if multiple_of > 1 else []
+    widths = [f"FFN widths in multiples of {multiple_of}"] * (multiple_of > 1) + ["all layers alike"] * uniform
     return "; ".join([f"{name}: {_count_text(name, limit) if name in COUNTED else f'{limit:g} {texts[name]}'}"
                       for name, limit in limits.items()] + widths)
 
@@ -60,6 +66,27 @@ def check_multiple(
     if multiple_of > min(widths):
         raise ValueError(f"multiple_of is {multiple_of}, but the narrowest layer has {min(widths)} neurons; "
                          f"give at most {min(widths)}.")
+
+
+def heads_to_choose_from(
+    learngene,  # from `condense`; None = all heads of the ancestry
+    ancestry,  # the model that was condensed
+    keep="all",  # one of KEEPS
+):  # a Learngene
+    """Return the learngene, or one of all heads where it has fewer and is not to be kept to.
+
+    ValueError for another ancestry than the learngene's, and for FFNs that cannot be narrowed.
+    """
+    if learngene is not None:
+        check_same_ancestry(learngene, ancestry)
+        check_narrowable(learngene)
+        kept, heads = sum(map(len, learngene.clusters)), sum(learngene.config["heads"])
+        if keep == "learngene" or kept == heads:
+            return learngene
+        warnings.warn(f"the budget chooses among all {heads} heads of the ancestry, not the learngene's {kept}; "
+                      "give Budget(..., keep=\"learngene\") to keep to these.", stacklevel=3)
+    check_narrowable(everything := keep_all(ancestry))
+    return everything
 
 
 def check_narrowable(learngene) -> None:

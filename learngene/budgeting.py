@@ -5,21 +5,22 @@
 # %% auto #0
 __all__ = ['Budget', 'TargetGram', 'explained_variance', 'losses_by_heads', 'losses_by_width', 'losses_by_elimination',
            'LayerPrices', 'LayerStats', 'prices', 'paid_so_far', 'removals', 'ShrinkPath', 'PathLimits', 'spend_rest',
-           'fill_up', 'buy_back', 'whole_layers', 'fill_time', 'to_plan', 'build_and_refit', 'solve', 'inherit']
+           'fill_up', 'buy_back', 'whole_layers', 'fill_time', 'to_plan', 'build_and_refit', 'fit_shape', 'rank_shapes',
+           'solve', 'inherit']
 
 # %% ../nbs/07_budgeting.ipynb #9df697da
 from .anatomy import as_layer, layers_of
-from .budget_options import COUNTED, LIMITS, PRICES, check_limits, check_narrowable, describe_limits
-from .budget_options import check_multiple, refuse_with_budget
+from .budget_options import COUNTED, KEEPS, LIMITS, PRICES, check_limits, describe_limits
+from .budget_options import check_multiple, heads_to_choose_from, refuse_with_budget
 from .calibration import calibration_batches
 from .checks import check_choices
-from .condensing import keep_all
 from .families.description import units_per_layer
 from .gradients import Judge, judge_of
 from .inherited import check_same_ancestry
 from .inheriting import Plan, build, plan, with_heads
 from .model_input import to_model, wide
 from .matching import warns_once
+from .plan_choice import FACTORS, answer_divergence, check_top, rank_plans, scale_prices, uniform_shape
 from .progress import track
 from .refitting import Gram, eliminate, refit, ridge_solve
 from .shape_costs import PARTS, KeptParts, ShapeCosts, fastest_ms, part_times
@@ -47,13 +48,17 @@ class Budget:
     device: str = "cpu"  # on which latency is measured
     prices: str = "variance"  # of parts: shares of each layer's stream, or "fisher" = nats of an image's answer
     multiple_of: int = 1  # FFN widths are multiples of it, or the ancestry's; 8 or 16 is quick on much hardware
+    uniform: bool = False  # whether all layers get as many heads and neurons, for loaders that demand it
+    keep: str = "all"  # heads to choose from: "all" of the ancestry's, or the "learngene"'s centroids
 
     def __post_init__(self):
-        check_choices(prices=(self.prices, PRICES))
+        check_choices(prices=(self.prices, PRICES), keep=(self.keep, KEEPS))
+        if not isinstance(self.uniform, bool):
+            raise ValueError(f"uniform is {self.uniform!r}; give True or False.")
         check_limits(self.limits, self.batch_size, self.device, self.multiple_of)
 
     def __repr__(self):
-        return f"Budget({describe_limits(self.limits, self.batch_size, self.device, self.multiple_of)})"
+        return f"Budget({describe_limits(self.limits, self.batch_size, self.device, self.multiple_of, self.uniform)})"
 
     @property
     def limits(self):
@@ -301,6 +306,10 @@ class ShrinkPath:
         "Price of what one layer has lost so far."
         return paid_so_far(self.prices, kept, layer)
 
+    def total(self, kept):
+        "Price of all that a shape leaves out."
+        return sum(self.paid(kept, i) if i in kept.heads else of_layer.skip for i, of_layer in enumerate(self.prices))
+
 # %% ../nbs/07_budgeting.ipynb #cdd385e9
 class PathLimits:
     "A budget along a path: which limits a shape exceeds, and where the path first meets all."
@@ -456,18 +465,45 @@ def build_and_refit(
         options = options | dict(token_weights=judge)
     return child, refit(child, ancestry, images, sources=sources, ffn_width=ffn_width, **options)
 
+# %% ../nbs/07_budgeting.ipynb #39b8ed72
+def fit_shape(
+    limits,  # a PathLimits
+    error_of,  # function of KeptParts that decides between two, for a limit in milliseconds alone
+) -> KeptParts:
+    "Find the shape within the limits that has lost least."
+    first, path = limits.first_within(), limits.path
+    if path.budget.uniform:
+        return uniform_shape(limits)
+    if "latency_ms" not in limits.limits:
+        return fill_up(limits, first)
+    return fill_time(limits, path.states[first], error_of) if len(limits.limits) == 1 else path.states[first]
+
+
+def rank_shapes(
+    path_of,  # function of prices: a ShrinkPath for the budget
+    layer_prices,  # from `prices`
+    top: int,  # shapes wanted
+    error_of,  # as in `fit_shape`
+) -> list:  # at most so many KeptParts, the cheapest first
+    "Find other shapes within a budget, as if heads or layers were dearer or cheaper."
+    others = (scale_prices(layer_prices, *factor) for factor in FACTORS)
+    shapes = [fit_shape(PathLimits(path_of(p)), error_of) for p in (layer_prices, *others)]
+    return sorted([s for i, s in enumerate(shapes) if s not in shapes[:i]], key=path_of(layer_prices).total)[:top]
+
+
 # %% ../nbs/07_budgeting.ipynb #c7841d42
 @warns_once
 def solve(
-    learngene,  # from `condense`: its centroids are the heads to choose from; None = all heads of the ancestry
+    learngene,  # from `condense`, for a budget with keep="learngene"; None = all heads of the ancestry
     budget: Budget,  # the limits
     ancestry,  # the model that was condensed
-    images,  # some hundred calibration images
+    images,  # some hundred calibration images; None with `layer_prices`, when nothing is to be measured
     num_classes=None,  # None keeps the ancestry's classifier, a number makes a fresh one
     layer_prices=None,  # from `prices`, where they are known
     token_weights=None,  # as in `refit`
     neurons="qr",  # as in `prices`
-) -> Plan:  # for `build` and `refit`
+    top=None,  # how many plans, ranked; None = the best one alone
+):  # a Plan, for `build` and `refit`; with `top` a list of RankedPlan
     """Find layers, heads per layer and FFN width per layer within a budget.
 
     ValueError for FFNs with a norm inside, another ancestry than the learngene's, and a budget that is too small;
@@ -475,29 +511,28 @@ def solve(
     """
     if not isinstance(budget, Budget):
         raise ValueError(f"budget is {budget!r}; give a Budget, e.g. learngene.Budget(params=0.25).")
-    if ancestry is None or images is None:
+    if ancestry is None or images is None and layer_prices is None:
         raise ValueError("a budget needs the ancestry that was condensed and some images, to price each part.")
-    learngene = keep_all(ancestry) if learngene is None else learngene
-    check_same_ancestry(learngene, ancestry)
-    check_narrowable(learngene)
+    check_top(top)
+    keep = budget.keep if layer_prices is None else "learngene"  # prices are those of the learngene's heads
+    learngene = heads_to_choose_from(learngene, ancestry, keep)
     base = learngene.config if num_classes is None else learngene.config | dict(num_classes=num_classes)
     answer, options = None if num_classes is None else "features", dict(token_weights=token_weights, neurons=neurons)
     layer_prices = layer_prices or prices(learngene, ancestry, images, metric=budget.prices, answer=answer, **options)
     path = ShrinkPath(base, layer_prices, budget, vit_config(ancestry))
-    limits = PathLimits(path)
-    first = limits.first_within()
 
-    def error_of(kept):
-        widths = [kept.widths[i] for i in sorted(kept.widths)]
-        shape_plan = to_plan(learngene, path, kept, num_classes)
-        return build_and_refit(learngene, shape_plan, ancestry, images, widths, **options)[1].after[-1]
+    def plan_of(kept): return to_plan(learngene, path, kept, num_classes)
+    def refitted(shape_plan):
+        widths = [p.ffn_width for p in shape_plan.layers]
+        return build_and_refit(learngene, shape_plan, ancestry, images, widths, **options)
 
-    kept = path.states[first]
-    if "latency_ms" not in limits.limits:
-        kept = fill_up(limits, first)
-    elif len(limits.limits) == 1:
-        kept = fill_time(limits, kept, error_of)
-    return to_plan(learngene, path, kept, num_classes)
+    def error_of(kept): return refitted(plan_of(kept))[1].after[-1]
+    if top is None:
+        return plan_of(fit_shape(PathLimits(path), error_of))
+    shapes = rank_shapes(lambda p: ShrinkPath(base, p, budget, vit_config(ancestry)), layer_prices, top, error_of)
+    def measured(p): return None if images is None else answer_divergence(refitted(p)[0], ancestry, images)
+    return rank_plans([(plan_of(kept), path.total(kept)) for kept in shapes], measured)
+
 
 # %% ../nbs/07_budgeting.ipynb #cae85ebe
 @warns_once
@@ -515,6 +550,8 @@ def inherit(
     budget=None,  # with refit, instead of a shape: a `Budget` (not in the paper)
     ancestry=None,  # with refit: the model that was condensed
     order="priority",  # in which turn centroids are shared among heads
+    token_weights=None,  # with refit: what tokens weigh in the least squares, as in `refit`
+    neurons="qr",  # with refit: how neurons are chosen, as in `refit`
 ):  # a timm VisionTransformer in eval mode; with ffn="transform" call `merge` after training (`fit` does)
     """Make a descendant of a shape or within a budget, refitted where images are given.
 
@@ -526,14 +563,15 @@ def inherit(
     if budget is not None:
         if not (depth is heads is omega is None and layers == "front"):
             raise ValueError("give a budget or a shape (depth, heads, omega, layers), not both.")
-        learngene = keep_all(ancestry) if learngene is None else learngene
         given = dict(ffn_width=(ffn_width, None), proj=(proj, "paper"), ffn=(ffn, "transform"))
         refuse_with_budget(**given, order=(order, "priority"))
-        shape_plan = solve(learngene, budget, ancestry, refit, num_classes)
+        learngene = heads_to_choose_from(learngene, ancestry, getattr(budget, "keep", "all"))
+        shape_plan = solve(learngene, budget, ancestry, refit, num_classes, None, token_weights, neurons)
         ffn_width = [p.ffn_width for p in shape_plan.layers]
     else:
         check_same_ancestry(learngene, ancestry if refit is not None else None)
         shape_plan = plan(learngene, depth, heads, omega, num_classes, proj, ffn, layers, order)
     if refit is None:
         return build(learngene, shape_plan)
-    return build_and_refit(learngene, shape_plan, ancestry, refit, ffn_width)[0]
+    options = dict(token_weights=token_weights, neurons=neurons)
+    return build_and_refit(learngene, shape_plan, ancestry, refit, ffn_width, **options)[0]

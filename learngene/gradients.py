@@ -57,7 +57,7 @@ def stream_gradients(
     answer = ("classifier" if model.num_classes else "features") if answer is None else answer
     check_choices(answer=(answer, ANSWERS))
     batches, sums = calibration_batches(images, batch_size, max_images, model), None
-    loss_of = _Answer(model, answer, seed)
+    loss_of = Answer(model, answer, seed)
     with eval_mode(model), torch.enable_grad():
         for x in track(batches, "differentiating"):
             gradients = _gradients(model, x, loss_of)
@@ -105,7 +105,7 @@ class _LayerSums:
         self.fisher.addmm_(g.flatten(0, 1).T, g.flatten(0, 1))
 
 
-class _Answer:
+class Answer:
     "Something to differentiate that needs no label, for a batch of images."
     def __init__(self, model, answer, seed):
         self.model, self.answer, self.generator = model, answer, torch.Generator().manual_seed(seed)

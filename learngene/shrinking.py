@@ -112,12 +112,15 @@ def shrink(
     eps=None,  # keep to a learngene of this radius, pixels; None = all heads may stay
     max_images=512,  # calibration images
     prices="variance",  # of parts; "fisher" judges all errors by the gradients of the model's answer
+    multiple_of=1,  # FFN widths are multiples of it
+    uniform=False,  # whether all layers get as many heads and neurons
 ):  # the descendant, in eval mode; its `report` says what was kept
     """Make a smaller model within limits, solved from unlabelled images, without training.
 
     Several limits hold together. TypeError for a model that cannot be cut, ValueError for a limit that cannot be met.
     """
-    budget, start = Budget(params, flops, latency_ms, memory_mb, batch_size, device, prices), time.perf_counter()
+    start, keep = time.perf_counter(), "all" if eps is None else "learngene"
+    budget = Budget(params, flops, latency_ms, memory_mb, batch_size, device, prices, multiple_of, uniform, keep)
     ancestry = load_ancestry(model) if isinstance(model, (str, Path)) else model
     check_vit(ancestry)
     check_precision(ancestry)

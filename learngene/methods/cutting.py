@@ -1,7 +1,6 @@
 "Methods that score heads and neurons, keep the best of each layer within a budget, and mend what is left."
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -169,27 +168,36 @@ class CutToBudget:
     def _fit(self, payload, num_classes):
         base = payload.base.config if num_classes is None else payload.base.config | dict(num_classes=num_classes)
         limits, costs = Budget(**self.limits).against(measure(vit_config(payload.ancestry))), ShapeCosts(base)
-        sizes = partial(self._sizes, base["heads"], units_per_layer(base))
 
         def over(kept): return any(costs(kept)[name] > limit for name, limit in limits.items())
-        if over(sizes(0, 0)):
-            least = costs(sizes(0, 0))
+        sizes = self.sizes(payload.scores, base["heads"], units_per_layer(base), over)
+        if over(sizes):
+            least = costs(sizes)
             raise ValueError(f"{self.name} cannot make a model so small: its smallest has {least['params']:,} "
                              f"parameters and {least['flops']:,} operations; give a larger budget.")
-        share = bisect_left(range(SHARES + 1), True, key=lambda both: over(sizes(both, both))) - 1
-        neurons = bisect_left(range(SHARES + 1), True, key=lambda more: over(sizes(share, more))) - 1
-        sizes = sizes(share, neurons)
         kept = [scores.kept(sizes.heads[i], sizes.widths[i]) for i, scores in enumerate(payload.scores)]
         equal = plan(payload.base, heads=[len(h) for h, _ in kept], num_classes=num_classes, proj="aligned", ffn="copy")
         positions = [[[c.centroid for c in clusters].index(head) for head in h]
                      for clusters, (h, _) in zip(payload.base.clusters, kept)]
         return with_heads(payload.base, equal, positions, [len(neurons) for _, neurons in kept]), kept
 
-    def _sizes(self, heads, widths, share, neurons):
-        "Count heads and neurons of all layers at two shares, in thousandths; at least one of each."
-        def part(n, share): return max(1, n * share // SHARES)
-        counts = [part(n, share) for n in heads] if self.cuts_heads else heads
-        return KeptParts(dict(enumerate(counts)), {i: part(n, neurons) for i, n in enumerate(widths)})
+    def sizes(
+        self,
+        scores,  # of the layers
+        heads,  # of each layer of the ancestry
+        widths,  # neurons of each layer
+        over,  # function of KeptParts: whether a limit is exceeded
+    ) -> KeptParts:
+        "Choose how many heads and neurons each layer keeps, at least one of each: an equal share."
+        def of_shares(share, neurons):
+            def part(n, share): return max(1, n * share // SHARES)
+            counts = [part(n, share) for n in heads] if self.cuts_heads else heads
+            return KeptParts(dict(enumerate(counts)), {i: part(n, neurons) for i, n in enumerate(widths)})
+
+        # where not even the smallest shape fits, both are below 0
+        share = bisect_left(range(SHARES + 1), True, key=lambda both: over(of_shares(both, both))) - 1
+        neurons = bisect_left(range(SHARES + 1), True, key=lambda more: over(of_shares(share, more))) - 1
+        return of_shares(share, neurons)
 
     def plan(self, payload, shape=Shape()):
         "Decide which heads stay, and how many neurons."

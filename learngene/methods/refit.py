@@ -128,7 +128,7 @@ class ClusterLearngeneBudget(ClusterLearngeneRefit):
             raise ValueError("cluster-learngene+budget chooses depth and heads itself; "
                              "leave shape.depth and shape.heads out.")
         if shape.num_classes not in payload.plans:
-            budget = Budget(**self.limits, prices=self.prices)
+            budget = Budget(**self.limits, prices=self.prices, keep="learngene")
             solved = solve(payload.base, budget, payload.ancestry, payload.images, shape.num_classes,
                            token_weights=self.judge(payload, shape), neurons=self.neurons)
             payload.plans[shape.num_classes] = solved
