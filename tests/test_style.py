@@ -3,6 +3,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -158,6 +160,12 @@ def test_links_to_the_neighbours_and_exercises(path):
     assert {p.resolve() for p in [*neighbours, ROOT / "nbs/index.ipynb"]} <= targets
     exercises = text.split("## Exercises")[-1]
     assert "## Exercises" in text and exercises.count("<details>") == exercises.count("</details>") >= 2
+
+
+def test_notebooks_use_no_undefined_names():
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--select", "F821", "nbs"]
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def code_lines():
