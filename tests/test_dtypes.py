@@ -146,6 +146,7 @@ def test_budgets(plain, kind):
 METHODS = [name for name in names() if name != "untrained" and not getattr(get(name), "needs_training", False)]
 OPTIONS = dict.fromkeys([name for name in METHODS if hasattr(get(name), "blocks")], dict(blocks=1))
 OPTIONS |= {name: dict(params=0.6) for name in METHODS if hasattr(get(name), "params")}
+OPTIONS["savit"] = dict(flops=0.6, labels="drawn", generations=10)
 OPTIONS["cluster-learngene+budget+heal"] = dict(params=0.6, heal_steps=2)
 
 
@@ -154,7 +155,7 @@ OPTIONS["cluster-learngene+budget+heal"] = dict(params=0.6, heal_steps=2)
 def test_every_method(plain, kind, name):
     options = OPTIONS.get(name, {})
     method, model = get(name, **options), of_type(plain, kind)
-    shape = Shape() if "params" in options else Shape(depth=2)
+    shape = Shape() if {"params", "flops"} & set(options) else Shape(depth=2)
     if name.endswith("heal") and kind == torch.float16:
         with pytest.raises(TypeError, match="too few bits"):
             method.expand(method.condense(model, plain[1]), shape)
