@@ -11,7 +11,7 @@ from math import comb
 import torch
 
 from .anatomy import blocks_of
-from .calibration import image_batches
+from .calibration import calibration_batches
 from .model_input import to_model
 from .vit import eval_mode
 
@@ -37,7 +37,7 @@ def output_covariances(
     with eval_mode(model), ExitStack() as undo:
         for layer, block in enumerate(blocks):
             undo.callback(block.attn.proj.register_forward_pre_hook(partial(add, layer)).remove)
-        for x in image_batches(images, batch_size, max_images):
+        for x in calibration_batches(images, batch_size, max_images, model):
             model(to_model(x, model))
     return [products / n - torch.outer(total / n, total / n) for n, total, products in sums]
 

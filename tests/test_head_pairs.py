@@ -28,6 +28,14 @@ def test_covariances_are_those_of_all_tokens(layer):
     assert np.allclose(covariance, np.cov(outputs.T, bias=True), atol=1e-8)
 
 
+def test_no_more_images_than_asked_for(layer):
+    model = make("plain")
+    some = P.output_covariances(model, pictures(model), max_images=2)[1]
+    assert torch.equal(some, P.output_covariances(model, pictures(model)[:2])[1])
+    with pytest.raises(ValueError, match="no images"):
+        P.output_covariances(model, [])
+
+
 def test_cka_is_that_of_centred_outputs(layer):
     outputs, covariance, _, n = layer
     heads = np.split(outputs - outputs.mean(0), n, axis=1)

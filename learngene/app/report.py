@@ -16,7 +16,7 @@ from ..provenance import code_version, now
 from ..results import STORES
 
 _TEMPLATE = Path(__file__).parent / "report.html.jinja"
-_OURS = ("start", "beyond", "beyond_shapes", "beyond_studies", "beyond_pareto", "peers", "cost", "reviewers",
+_OURS = ("premise", "start", "beyond", "beyond_shapes", "beyond_studies", "beyond_pareto", "peers", "cost", "reviewers",
          "related")
 _WORDS = dict(yours="made here", committed="replayed", not_counted="not counted")
 
