@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from .captions import steps_of
+from .evidence import short_effect
 from .paper import has_numbers, published_value
+from .scale import describe_cost
 from .tables import (
     compare,
     describe_difference,
@@ -313,6 +315,20 @@ def claims_table(
             "seeds": c["n"] if c else "",
             "shown in": re.sub(r"(\D+)(\d+)", r"\1 \2", claim.table).capitalize(),
         }
+    return pd.DataFrame(rows.values(), index=pd.Index(rows, name="claim"))
+
+
+def claims_beside(
+    judged: dict,  # profile -> from `judge_claims`
+) -> pd.DataFrame:  # index: claim
+    "Set verdicts of several profiles side by side, and what would settle each claim."
+    rows = {}
+    for claim in CLAIMS:
+        row = {"the paper": paper_states(claim)}
+        for profile, verdicts in judged.items():
+            c = verdicts.get(claim.text)
+            row[profile] = f"{c['verdict']}: {short_effect(c)}" if c else "not run"
+        rows[claim.text] = row | {"to settle it": describe_cost(claim.table)}
     return pd.DataFrame(rows.values(), index=pd.Index(rows, name="claim"))
 
 
