@@ -477,7 +477,7 @@ def test_another_record_of_the_same_run_is_refused(elsewhere, tmp_path, store):
     target = tmp_path / "target"
     (path, *_) = sorted((elsewhere / "mini/local").glob("table2-scratch*.json"))
     other = json.loads(path.read_text())
-    other["train_info"]["test_accuracy"] = 1.0
+    other["train_info"]["test_loss"] = 1.0
     (target / "mini" / store).mkdir(parents=True)
     (target / "mini" / store / path.name).write_text(json.dumps(other))
     before = files(target)
