@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from .calibration import calibration_batches
 from .model_input import to_model, wide
@@ -90,7 +91,8 @@ def answer_divergence(
     with eval_mode(child, ancestry):
         for x in calibration_batches(images, 64, max_images, ancestry):
             wanted, answer = (wide(m(to_model(x, m))).log_softmax(-1).double() for m in (ancestry, child))
-            total, count = total + (wanted.exp() * (wanted - answer)).sum().item(), count + len(x)
+            total += F.kl_div(answer, wanted, log_target=True, reduction="sum").item()
+            count += len(x)
     return total / count
 
 

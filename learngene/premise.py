@@ -10,10 +10,9 @@ def pair_frame(
     "Tabulate all pairs of heads of a layer."
     rows = []
     for number, layer in enumerate(known["layers"], 1):
-        d, cka, error = (np.array(layer[name]) for name in ("distances", "cka", "stand_in"))
+        d, cka, error = np.array(layer["distances"]), np.array(layer["cka"]), _symmetric(layer["stand_in"])
         i, j = np.triu_indices(len(d), 1)
-        rows.append(pd.DataFrame(dict(layer=number, apart=abs(d[i] - d[j]), cka=cka[i, j],
-                                      stand_in=(error[i, j] + error[j, i]) / 2)))
+        rows.append(pd.DataFrame(dict(layer=number, apart=abs(d[i] - d[j]), cka=cka[i, j], stand_in=error[i, j])))
     return pd.concat(rows, ignore_index=True)
 
 

@@ -51,6 +51,7 @@ def cost_at_scale(
     return dict(runs=len(recipes), operations=operations, hours=operations / SUSTAINED / 3600)
 
 
+@cache
 def describe_cost(
     sweep: str,  # of profile `paper`
 ) -> str:

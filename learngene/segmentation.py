@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from .checks import check_choices, whole_number
 from .decoding import decode_image, open_image
 from .families.blocks import blocks_of
+from .model_input import to_model, wide
 from .rng import isolate_rng
 from .vit import eval_mode
 
@@ -149,7 +150,7 @@ def evaluate_segmenter(
     total = torch.zeros(model.num_classes, model.num_classes, dtype=torch.long)
     with eval_mode(model):
         for x, y in DataLoader(data, batch_size=batch_size, generator=torch.Generator()):
-            total += confusion_matrix(y, model(x).argmax(1).cpu(), model.num_classes)
+            total += confusion_matrix(y, model(to_model(x, model)).argmax(1).cpu(), model.num_classes)
     if not total.sum():
         raise ValueError("there is no pixel to evaluate on; give images with masks.")
     return dict(miou=mean_iou(total), pixel_accuracy=(total.diagonal().sum() / total.sum()).item())
@@ -175,7 +176,8 @@ def fit_segmenter(
         for _ in range(epochs):
             of_epoch = []
             for x, y in batches:
-                loss = F.cross_entropy(model(x), y, ignore_index=IGNORED)
+                logits = wide(model(to_model(x, model)))
+                loss = F.cross_entropy(logits, y.to(logits.device), ignore_index=IGNORED)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()

@@ -237,22 +237,28 @@ def _notebook_parameters(paths, settings, own):
 
     Raises ValueError for a name with an option of its own.
     """
-    from ..yaml_files import parse_yaml
-
-    parameters = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set wants NAME=VALUE, not {setting!r}.")
-        try:
-            parameters[name] = parse_yaml(value, "the value")
-        except ValueError as error:
-            raise ValueError(f"--set {shorten(setting)}: {shorten(value)} is no YAML value ({error})") from None
+    parameters = _parse_settings(settings)
     for path in paths.values():
         check_parameters(path, own | parameters)
     for name in own.keys() & parameters.keys():
         raise ValueError(f"{name} has an option of its own: --{name}.")
     return parameters
+
+
+def _parse_settings(settings):
+    "Parse NAME=VALUE settings as YAML. ValueError for another form."
+    from ..yaml_files import parse_yaml
+
+    parsed = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set wants NAME=VALUE, not {setting!r}.")
+        try:
+            parsed[name] = parse_yaml(value, "the value")
+        except ValueError as error:
+            raise ValueError(f"--set {shorten(setting)}: {shorten(value)} is no YAML value ({error})") from None
+    return parsed
 
 
 def _executor(dask, submitit):
@@ -427,24 +433,13 @@ def leaderboard(
             sys.path.insert(0, os.getcwd())
             importlib.import_module(module)
         profile = profile or "digits"
-        path = board.enter(method, Results(profile, results), workers or None, by=by, options=_options_of(set_))
+        path = board.enter(method, Results(profile, results), workers or None, by=by, options=_parse_settings(set_))
         print(f"the runs are stated in {path}")
     page = board.leaderboard_page([profile] if profile else board.PROFILES, results, committed)
     if not to:
         return print(page)
     check_writable(Path(to))
     Path(to).write_text(page, encoding="utf-8")
-
-
-def _options_of(settings):
-    "Parse NAME=VALUE settings as YAML. ValueError for another form."
-    from ..yaml_files import parse_yaml
-
-    pairs = [setting.partition("=") for setting in settings]
-    for name, equals, _ in pairs:
-        if not equals:
-            raise ValueError(f"--set wants NAME=VALUE, not {name!r}.")
-    return {name: parse_yaml(value, f"--set {name}") for name, _, value in pairs}
 
 
 @command
